@@ -1,0 +1,149 @@
+"""What engines tell the rest of the proxy: one small vocabulary for all versions of HTTP.
+
+Listener side: RequestHead, then any number of RequestBody, then RequestEnd; StreamReset may cut it anywhere. Upstream side: any number
+of Informational, then ResponseHead, ResponseBody, ResponseEnd. Plain slotted classes and not frozen ones, since several are made for
+every request: a frozen dataclass costs three times as much to make.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from proxy.message import Address, Headers
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """A valid request head. ``path`` is in origin-form with its query (or ``*`` for OPTIONS); ``authority`` as the client sent it.
+
+    ``headers`` keeps ``content-length`` (once, canonical); ``end`` says that there is no body, and no RequestEnd follows.
+    ``expect_continue`` asks for an ``inform(100)`` before the client sends its body.
+    """
+
+    stream: int
+    method: bytes
+    scheme: bytes
+    authority: bytes
+    path: bytes
+    headers: Headers
+    end: bool
+    content_length: int | None = None
+    expect_continue: bool = False
+
+
+@dataclass(slots=True)
+class RequestBody:
+    """Body bytes. ``credit`` bytes go back through ``consumed`` once the other side took them (padding is credited by the engine)."""
+
+    stream: int
+    data: bytes
+    credit: int
+
+
+@dataclass(slots=True)
+class RequestEnd:
+    """The request is complete; ``trailers`` is empty in most."""
+
+    stream: int
+    trailers: Headers
+
+
+@dataclass(slots=True)
+class StreamReset:
+    """The client cut the stream (or, on HTTP/1.1, went away): nothing can be sent on it any more. ``reason`` is for the log."""
+
+    stream: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Rejected:
+    """The engine refused a request by itself (malformed, too large) and has already answered or reset it. No RequestHead follows.
+
+    Where the head was accepted and the body or the trailers turned out malformed, StreamReset is given instead, after this event.
+    ``reason`` is one of ``validate.REASONS``: a bounded set, fit for a metric's label. ``detail`` is text for the log.
+    """
+
+    stream: int
+    status: int
+    reason: str
+    detail: str
+
+
+@dataclass(slots=True)
+class Drained:
+    """The stream's send queue has fallen under the low-water mark after ``send_data`` had reported more than the high-water mark."""
+
+    stream: int
+
+
+@dataclass(slots=True)
+class ConnectionReady:
+    """QUIC: the handshake has come far enough to serve requests."""
+
+    sni: str | None
+    alpn: str
+    peer: Address
+    original_destination_cid: bytes
+    tls_profile: object
+    """What ``select`` returned for this SNI (see ``engine/seam.py``)."""
+
+
+@dataclass(slots=True)
+class PathChanged:
+    """QUIC: the client's address changed and the new path was validated (RFC 9000, section 9)."""
+
+    peer: Address
+
+
+@dataclass(slots=True)
+class ConnectionClosed:
+    """The connection is over; no event of it follows. ``error`` is a short token for metrics, empty for a clean close."""
+
+    error: str
+    detail: str
+
+
+@dataclass(slots=True)
+class Informational:
+    """A 1xx response from a backend (RFC 9110, section 15.2), never 101."""
+
+    status: int
+    headers: Headers
+
+
+@dataclass(slots=True)
+class ResponseHead:
+    """A final response head from a backend. ``end`` says that there is no body, and no ResponseEnd follows."""
+
+    status: int
+    headers: Headers
+    end: bool
+    content_length: int | None = None
+
+
+@dataclass(slots=True)
+class ResponseBody:
+    """Body bytes from a backend."""
+
+    data: bytes
+
+
+@dataclass(slots=True)
+class ResponseEnd:
+    """The response is complete."""
+
+    trailers: Headers
+
+
+Event: TypeAlias = (
+    RequestHead
+    | RequestBody
+    | RequestEnd
+    | StreamReset
+    | Rejected
+    | Drained
+    | ConnectionReady
+    | PathChanged
+    | ConnectionClosed
+)
+UpstreamEvent: TypeAlias = Informational | ResponseHead | ResponseBody | ResponseEnd

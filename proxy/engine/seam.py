@@ -1,0 +1,165 @@
+"""What a listener needs of an engine: the seam behind which HTTP/1.1, HTTP/2 and HTTP/3 look alike.
+
+Batches in, batches out. An engine does no I/O and has no clock: time is an argument (seconds, monotonic). ``send_data`` accepts
+everything and says how much is queued; above ``HIGH_WATER`` the caller stops its source, and a ``Drained`` event lets it go on. So
+no partial-write loop exists above an engine.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from proxy.engine.events import Event
+from proxy.errors import Reset
+from proxy.message import Address, Headers
+
+HIGH_WATER = 256 * 1024
+"""Bytes queued for one stream above which its source is to pause."""
+
+LOW_WATER = 64 * 1024
+"""Bytes queued for one stream under which ``Drained`` is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """Bounds that an engine enforces by itself on hostile input."""
+
+    streams: int = 100
+    """Concurrent requests of one connection (HTTP/2 and HTTP/3)."""
+    header_count: int = 100
+    """Fields of one header or trailer section."""
+    header_bytes: int = 32 * 1024
+    """Bytes of one header section: names, values and 32 for each field (RFC 9113, section 6.5.2); HTTP/1.1: with its request line."""
+    stream_window: int = 256 * 1024
+    """Bytes of request body in flight for one stream that the other side has not consumed yet."""
+    connection_window: int = 1024 * 1024
+    """The same for a whole connection."""
+
+
+class Connection(Protocol):
+    """An HTTP/1.1 or HTTP/2 connection, listener side."""
+
+    version: str
+    """``HTTP/1.1`` or ``HTTP/2``: what is said to people and backends."""
+
+    def receive(self, data: bytes, now: float) -> list[Event]:
+        """Take decrypted bytes. Never raises on hostile input: the answer is an event, output to send, or both."""
+
+    def receive_eof(self, now: float) -> list[Event]:
+        """The client closed its side: StreamReset for what can't be completed any more."""
+
+    def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> None:
+        """A whole answer with a known body (adds content-length where the status allows one; a HEAD request gets no body)."""
+
+    def send_head(self, stream: int, status: int, headers: Headers, end: bool) -> None:
+        """A final response head; ``end`` when no body follows."""
+
+    def send_data(self, stream: int, data: bytes, end: bool) -> int:
+        """Queue body bytes; returns the bytes now queued for the stream. A stream that is gone takes them silently (returns 0)."""
+
+    def send_trailers(self, stream: int, headers: Headers) -> None:
+        """End the body with trailers (left out where the version or the framing has no room for them)."""
+
+    def inform(self, stream: int, status: int, headers: Headers) -> None:
+        """A 1xx response. HTTP/1.0 clients get none."""
+
+    def consumed(self, stream: int, credit: int) -> None:
+        """The other side took *credit* bytes of the request body: let the client send as many more."""
+
+    def reset(self, stream: int, reason: Reset) -> None:
+        """Cut one stream. On HTTP/1.1 that is the connection, unless nothing was sent yet."""
+
+    def goaway(self) -> None:
+        """Accept no new requests, finish the present ones, then close (RFC 9113 section 6.8; Connection: close on HTTP/1.1)."""
+
+    def close(self, reason: Reset) -> None:
+        """End the connection at once, telling why where the protocol can."""
+
+    def take_output(self, limit: int) -> bytes:
+        """Bytes to send now, at most about *limit* of body (control frames always). May bring about events (``take_events``)."""
+
+    def take_events(self) -> list[Event]:
+        """Events that arose outside ``receive`` (Drained; a pipelined request whose turn has come). Cheap when there are none."""
+
+    @property
+    def wants_input(self) -> bool:
+        """False while the listener should not read from the transport (HTTP/1.1 back-pressure, pipelined requests waiting)."""
+
+    @property
+    def finished(self) -> bool:
+        """True when the connection is to be closed as soon as its output has been sent."""
+
+    @property
+    def streams(self) -> int:
+        """Requests in progress."""
+
+    @property
+    def head_in_progress(self) -> bool:
+        """True while part of a request head was received and not yet all of it (the header timeout runs)."""
+
+
+@dataclass(slots=True)
+class Datagram:
+    """A UDP datagram as received."""
+
+    data: bytes
+    peer: Address
+    local: Address
+
+
+@dataclass(slots=True)
+class Transmit:
+    """A UDP datagram to send."""
+
+    data: bytes
+    peer: Address
+    local: Address
+
+
+Handle: TypeAlias = int
+"""Names a QUIC connection of an endpoint: small, never reused within a process."""
+
+Select: TypeAlias = Callable[[str | None], object | None]
+"""SNI to TLS profile (a ``snapshot.TlsProfile``); None refuses the handshake with unrecognized_name."""
+
+
+class Endpoint(Protocol):
+    """All QUIC connections of one UDP listener, HTTP/3 on each: the verbs of ``Connection`` with (connection, stream)."""
+
+    version: str
+
+    def receive(self, datagrams: Sequence[Datagram], now: float) -> list[tuple[Handle, Event]]:
+        """Take datagrams. Never raises on hostile input."""
+
+    def take_datagrams(self, now: float) -> list[Transmit]:
+        """Datagrams to send now, of all connections with something to send, each bounded by congestion control and pacing."""
+
+    def take_events(self) -> list[tuple[Handle, Event]]:
+        """Events that arose outside ``receive`` and ``on_deadline``."""
+
+    def deadline(self) -> float | None:
+        """When ``on_deadline`` is to be called next, or None."""
+
+    def on_deadline(self, now: float) -> list[tuple[Handle, Event]]:
+        """Handle the timers that are due (loss detection, idle, pacing)."""
+
+    def respond(self, connection: Handle, stream: int, status: int, headers: Headers, body: bytes) -> None: ...
+    def send_head(self, connection: Handle, stream: int, status: int, headers: Headers, end: bool) -> None: ...
+    def send_data(self, connection: Handle, stream: int, data: bytes, end: bool) -> int: ...
+    def send_trailers(self, connection: Handle, stream: int, headers: Headers) -> None: ...
+    def inform(self, connection: Handle, stream: int, status: int, headers: Headers) -> None: ...
+    def consumed(self, connection: Handle, stream: int, credit: int) -> None: ...
+    def reset(self, connection: Handle, stream: int, reason: Reset) -> None: ...
+
+    def goaway(self, connection: Handle) -> None:
+        """Accept no new requests on the connection; it closes when the present ones are done (RFC 9114, section 5.2)."""
+
+    def close(self, connection: Handle, reason: Reset) -> None:
+        """Close the connection at once."""
+
+    def refuse_new(self) -> None:
+        """Answer new connection attempts with CONNECTION_REFUSED from now on (drain)."""
+
+    @property
+    def connections(self) -> int:
+        """Connections that are alive, handshakes included."""

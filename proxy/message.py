@@ -1,0 +1,30 @@
+"""Messages as every part sees them: version-neutral, bytes, lower-case field names.
+
+Knows nothing of sockets, engines or configuration.
+"""
+
+from typing import TypeAlias
+
+Header: TypeAlias = tuple[bytes, bytes]
+"""A field: lower-case name, value without surrounding white space."""
+
+Headers: TypeAlias = list[Header]
+"""Fields in the order received. Never holds pseudo-fields, ``host`` (see ``authority``), ``transfer-encoding`` or ``expect``."""
+
+Address: TypeAlias = tuple[str, int]
+"""Host (IP address as text, without scope or brackets) and port."""
+
+
+def get(headers: Headers, name: bytes) -> bytes | None:
+    """The first value of the field *name* (lower case), or None."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
+
+
+def host_of(authority: bytes) -> bytes:
+    """The lower-case host of an authority, without port, brackets kept off: ``b"[::1]:443"`` gives ``b"::1"``."""
+    if authority[:1] == b"[":
+        return authority[1 : authority.find(b"]")].lower()
+    return authority.split(b":", 1)[0].lower()

@@ -1,0 +1,306 @@
+"""The frozen world that a request sees: listeners, certificates, sites, routes, policies, pools.
+
+``config/compile.py`` makes a Snapshot; ``app.py`` publishes it by swapping one reference. An exchange keeps the one it began with.
+Nothing here changes after it was made, but for what is state by nature: counters and the balancer's pools, which outlive a reload.
+"""
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from balancer.pool import Pool as BalancerPool
+from proxy.engine.seam import EngineLimits
+from proxy.message import Address
+from proxy.observe import Cell, Histogram
+from proxy.policy.access import Access, Networks
+from proxy.policy.answer import Redirect, Respond
+from proxy.policy.forwarded import Forwarding
+from proxy.policy.headers import HeaderEdit
+from proxy.policy.key import KeySource
+from proxy.policy.rewrite import PathRewrite
+from proxy.route.match import Match
+from proxy.route.table import RouteTable
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate chain with its key, read and checked once."""
+
+    names: tuple[str, ...]
+    """DNS names and IP addresses that it covers, lower case; wildcards as they stand."""
+    chain_pem: bytes
+    key_pem: bytes = field(repr=False)
+    not_after: float
+    """Seconds since the epoch."""
+    source: str
+    """Where it came from, for messages: file names, or ``self-signed``."""
+
+    def covers(self, host: str) -> bool:
+        """Whether *host* (lower case, no port) is one of the names, a wildcard standing for one label (RFC 9525, section 6.3)."""
+        if host in self.names:
+            return True
+        _, dot, parent = host.partition(".")
+        return bool(dot) and "*." + parent in self.names
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificateRule:
+    """Whether clients of a site show a certificate. Compared by value: sites with different rules share no connection."""
+
+    ca_pem: bytes
+    required: bool
+    """False: asked for, verified when given."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TlsProfile:
+    """What one SNI selects: compared by identity, since listeners keep their contexts by it."""
+
+    certificate: Certificate
+    client_rule: ClientCertificateRule | None
+    domain: str
+    """The configured host that matched, or ``default``: the label of sni_resolutions_total."""
+    is_default: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SniTable:
+    """SNI to profile: exact, then wildcard (one label), then default."""
+
+    exact: Mapping[str, TlsProfile]
+    wildcard: Mapping[str, TlsProfile]
+    """Key: the part behind ``*.``."""
+    default: TlsProfile
+    refuse_unknown: bool
+
+    def select(self, sni: str | None) -> TlsProfile | None:
+        """The profile for a lower-case SNI, or None where the handshake is to be refused (``unknown_sni: refuse``)."""
+        if sni is not None:
+            found = self.exact.get(sni) or self.wildcard.get(sni.partition(".")[2])
+            if found is not None:
+                return found
+        return None if self.refuse_unknown else self.default
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One address with its protocols: TCP for ``http/1.1`` and ``h2``, UDP for ``h3``."""
+
+    address: Address
+    protocols: frozenset[str]
+    public_port: int
+    proxy_protocol_from: Networks | None
+    """Peers that must begin each TCP connection with a PROXY protocol header; None: nobody."""
+    alt_svc: bytes | None
+    """The Alt-Svc value for TCP answers, when this listener speaks h3."""
+
+    @property
+    def name(self) -> str:
+        """``host:port``, for logs and metric labels."""
+        host, port = self.address
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what clients may take. 0 means off, where that is allowed."""
+
+    connections: int
+    connections_per_client: int
+    connection_rate: float
+    """New connections a second, of all clients; bursts of one second's worth."""
+    body_bytes: int
+    engine: EngineLimits
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTimeouts:
+    """Listener-side timeouts, in seconds."""
+
+    handshake: float
+    header: float
+    """From a request's first byte to the end of its head."""
+    idle: float
+    """Between requests."""
+    drain: float
+    """From SIGTERM to the end of what is still running."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Timeouts of one exchange, in seconds; ``total`` 0 means off."""
+
+    connect: float
+    response: float
+    """From the request's end to the response head."""
+    body_idle: float
+    """Without a byte moving, either way."""
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How a request may be tried again."""
+
+    attempts: int
+    """Tries in all, the first included."""
+    body_bytes: int
+    """Request body kept for another try, at most."""
+
+
+@dataclass(slots=True, eq=False)
+class UpstreamTls:
+    """How to speak TLS to the endpoints of a pool."""
+
+    context: ssl.SSLContext
+    server_name: str | None
+    """SNI and name to verify; None: the endpoint's own host."""
+    fingerprint: tuple[object, ...]
+    """What the context was made from: equal fingerprints mean that connections can be kept over a reload."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamConnections:
+    """Keep-alive of connections to one endpoint."""
+
+    max_idle: int
+    idle_timeout: float
+    lifetime: float
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a backend listens."""
+
+    url: str
+    """As configured, normalised: the backend's identity."""
+    secure: bool
+    host: str
+    """Name or IP address (no brackets); for a unix socket ``localhost``."""
+    port: int
+    unix_path: str | None
+
+    @property
+    def authority(self) -> bytes:
+        """What stands in Host for it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = 443 if self.secure else 80
+        return (host if self.unix_path or self.port == default else f"{host}:{self.port}").encode()
+
+
+@dataclass(slots=True, eq=False)
+class Pool:
+    """A pool as the data path sees it: the balancer's part and how to reach its endpoints."""
+
+    name: str
+    balancer: BalancerPool
+    endpoints: Mapping[str, "Endpoint"]
+    """By backend identity (the endpoint's URL)."""
+    key: KeySource
+    pins: bool
+    """The choice holds for a connection: consistent_hash on a key that is fixed for it."""
+    tls: UpstreamTls | None
+    """Set when at least one endpoint is https."""
+    connections: UpstreamConnections
+    health: "HealthCheck | None"
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """Active probing of a pool's endpoints."""
+
+    path: str
+    host: str | None
+    interval: float
+    jitter: float
+    """Share of the interval by which each probe is moved at random, 0 to 1."""
+    timeout: float
+    statuses: tuple[tuple[int, int], ...]
+    """Inclusive ranges that count as healthy."""
+    body: str | None
+    """Text that must occur in the first 64 KiB of the body."""
+
+
+@dataclass(slots=True, eq=False)
+class RouteCounters:
+    """Plain counters of one route."""
+
+    statuses: tuple[Cell, Cell, Cell, Cell, Cell, Cell]
+    """By status // 100; [0]: ended without an answer."""
+    bytes_in: Cell
+    bytes_out: Cell
+    seconds: Histogram
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Send the request to a pool."""
+
+    pool: Pool
+    rewrite: PathRewrite | None
+    host: bytes | None
+    """The Host sent upstream: None keeps the client's; ``b""`` takes the endpoint's own."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """One route, everything resolved."""
+
+    name: str
+    """``site/index``, the metric's label; ``describe`` has more."""
+    match: Match
+    action: Forward | Redirect | Respond
+    access: Access | None
+    request_headers: HeaderEdit | None
+    response_headers: HeaderEdit | None
+    timeouts: Timeouts
+    retry: Retry
+    body_bytes: int
+    counters: RouteCounters
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Site:
+    """One site: its hosts share routes and rules."""
+
+    name: str
+    hosts: tuple[str, ...]
+    routes: "RouteTable[Route]"
+    health_path: bytes | None
+    """None: switched off here."""
+    client_rule: ClientCertificateRule | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Host:
+    """One configured host name: its site and its request counters."""
+
+    pattern: str
+    site: Site
+    requests: Mapping[str, Cell]
+    """By version: ``HTTP/1.1``, ``HTTP/2``, ``HTTP/3``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole configuration, compiled."""
+
+    generation: int
+    listeners: tuple[Listener, ...]
+    admin: Address | None
+    limits: Limits
+    timeouts: ServerTimeouts
+    trusted_proxies: Networks
+    forwarding: Forwarding
+    health_path: bytes | None
+    """For authorities of no site."""
+    sni: SniTable
+    exact_hosts: Mapping[bytes, Host]
+    wildcard_hosts: Mapping[bytes, Host]
+    """Key: the part behind ``*.``."""
+    pools: Mapping[str, Pool]
+    """Keyed by name; a pool of a site is ``site/pool``."""
+
+    def find_host(self, host: bytes) -> Host | None:
+        """The configured host for a lower-case host name: exact, then wildcard (one label)."""
+        return self.exact_hosts.get(host) or self.wildcard_hosts.get(host.partition(b".")[2])
