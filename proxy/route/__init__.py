@@ -1,0 +1,1 @@
+"""Which route a request takes: pure, by method, path, header fields and query."""
