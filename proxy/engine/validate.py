@@ -1,0 +1,330 @@
+"""One strict validator of messages for all versions of HTTP (RFC 9110, 9112, 9113, 9114).
+
+Knows requests, responses and trailers as lists of fields. Knows nothing of bytes on the wire, frames or connections: an engine splits a
+message into fields and hands them in. What comes out means the same to every backend; what could be read in two ways is refused.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from proxy.engine.grammar import (
+    AUTHORITY,
+    CONNECTION,
+    CONTENT_LENGTH,
+    COOKIE,
+    EXPECT,
+    HOP,
+    HOST,
+    LAST_PSEUDO,
+    METHOD,
+    PATH,
+    PROTOCOL,
+    REASONS,
+    SCHEME,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    Malformed,
+    add_content_length,
+    agree,
+    check_method,
+    check_path,
+    check_section,
+    folded_names,
+    learn_folded,
+    learn_lower,
+    lower_names,
+    quote,
+)
+from proxy.engine.seam import EngineLimits
+from proxy.message import Headers
+
+__all__ = [
+    "REASONS",
+    "RESPONSE_LIMITS",
+    "Malformed",
+    "RequestParts",
+    "ResponseParts",
+    "plain_request",
+    "plain_response",
+    "pseudo_request",
+    "response_head",
+    "trailers",
+]
+
+RESPONSE_LIMITS = EngineLimits(header_count=200, header_bytes=64 * 1024)
+"""Bounds of a backend's header section: wider than a client's, since the configuration chose the backend."""
+
+
+@dataclass(slots=True)
+class RequestParts:
+    """A valid request head. The last three are set by ``plain_request`` only: they frame an HTTP/1 message."""
+
+    method: bytes
+    scheme: bytes
+    authority: bytes
+    """Host and optional port as the client sent them; empty only for an HTTP/1.0 request without Host."""
+    path: bytes
+    headers: Headers
+    content_length: int | None
+    expect_continue: bool
+    chunked: bool = False
+    connection: bytes = b""
+    """The value of Connection, lower case, fields joined by commas."""
+    accepts_trailers: bool = False
+    """The client said ``TE: trailers``."""
+
+
+@dataclass(slots=True)
+class ResponseParts:
+    """A valid response head of an HTTP/1 backend."""
+
+    headers: Headers
+    content_length: int | None
+    transfer_encoding: bytes
+    """Lower case, fields joined by commas, empty when there is none; not in ``headers``."""
+    connection: bytes
+    """As in RequestParts."""
+
+
+_WS = b" \t"
+_SCHEMES = frozenset((b"http", b"https"))
+_FRAMING_NAMES = frozenset((b"content-length", b"transfer-encoding", b"host"))
+_TRAILER_MALFORMED = frozenset((HOST, CONTENT_LENGTH, CONNECTION, TRANSFER_ENCODING, UPGRADE, HOP))
+_TRAILER_DROPPED = frozenset(  # RFC 9110, section 6.5.1: routing, authentication, request modifiers, content description
+    b"age authorization cache-control content-encoding content-range content-type cookie date expect expires forwarded if-match "
+    b"if-modified-since if-none-match if-range if-unmodified-since location max-forwards proxy-authenticate proxy-authorization "
+    b"range retry-after set-cookie te trailer vary www-authenticate x-forwarded-for x-forwarded-host x-forwarded-proto".split()
+)
+
+
+def pseudo_request(fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits) -> RequestParts:
+    """The head of an HTTP/2 or HTTP/3 request (RFC 9113 section 8.3, RFC 9114 section 4.3). Cookie crumbs are joined into one.
+
+    Raises Malformed: 400, 417 for an unknown expectation, 431 over a limit, 501 for CONNECT and ``:protocol``.
+    """
+    blob = check_section(fields, limits)
+    if b"\n " in blob or b" \n" in blob or b"\n\t" in blob or b"\t\n" in blob or blob[-1:] in (b" ", b"\t"):
+        raise Malformed("field_value", "white space around a field value")
+    method = scheme = authority = path = protocol = host = None
+    length: int | None = None
+    crumbs = -1
+    regular = expect = False
+    headers: Headers = []
+    names = lower_names
+    for field in fields:
+        name, value = field
+        code = names.get(name)
+        if code is None:
+            code = learn_lower(name)
+        if not code:
+            headers.append(field)
+        elif code <= LAST_PSEUDO:
+            if regular or headers:
+                raise Malformed("pseudo_field", f"{name.decode()} after a regular field")
+            if code == METHOD and method is None:
+                method = value
+            elif code == SCHEME and scheme is None:
+                scheme = value
+            elif code == AUTHORITY and authority is None:
+                authority = value
+            elif code == PATH and path is None:
+                path = value
+            elif code == PROTOCOL and protocol is None:
+                protocol = value
+            else:
+                raise Malformed("pseudo_field", f"{name.decode()} twice")
+        elif code == COOKIE:
+            if crumbs < 0:
+                crumbs = len(headers)
+                headers.append(field)
+            else:
+                headers[crumbs] = (name, headers[crumbs][1] + b"; " + value)
+        else:
+            regular = True
+            if code == CONTENT_LENGTH:
+                length = add_content_length(value, length, headers)
+            elif code == HOST and host is None:
+                host = value
+            elif code == HOST:
+                raise Malformed("authority", "host twice")
+            elif code == EXPECT:
+                expect = _expectation(value)
+            elif code == TE and value.lower() == b"trailers":
+                headers.append(field)
+            else:
+                raise Malformed("connection_field", f"{name.decode()}: {quote(value)}")
+    if method is None:
+        raise Malformed("pseudo_field", ":method is missing")
+    if protocol is not None:
+        raise Malformed("not_implemented", ":protocol", 501)
+    check_method(method)
+    if scheme is None or path is None:
+        raise Malformed("pseudo_field", ":scheme is missing" if scheme is None else ":path is missing")
+    if scheme not in _SCHEMES:
+        raise Malformed("scheme", quote(scheme))
+    check_path(path, method)
+    return RequestParts(method, scheme, agree(authority, host, scheme), path, headers, length, expect)
+
+
+def plain_request(  # noqa: PLR0913 - what a request line and its connection say, each once
+    method: bytes,
+    target: bytes,
+    fields: Sequence[tuple[bytes, bytes]],
+    scheme: bytes,
+    limits: EngineLimits,
+    *,
+    http_1_0: bool = False,
+) -> RequestParts:
+    """The head of an HTTP/1 request (RFC 9112): names in any case, values with white space around them still.
+
+    HTTP/1.0 may go without Host, may not use Transfer-Encoding, and has no expectations (RFC 9110, section 10.1.1).
+    Raises Malformed: 400, 417 for an unknown expectation, 431 over a limit, 501 for CONNECT, Upgrade and unknown codings.
+    """
+    check_section(fields, limits, len(method) + len(target))
+    host: bytes | None = None
+    length: int | None = None
+    expect = accepts_trailers = False
+    coding = connection = upgrade = b""
+    headers: Headers = []
+    names = folded_names
+    for raw, padded in fields:
+        name, code = names.get(raw) or learn_folded(raw)
+        value = padded.strip(_WS)
+        if not code:
+            headers.append((name, value))
+        elif code == HOST:
+            if host is not None:
+                raise Malformed("authority", "host twice")
+            host = value
+        elif code == CONNECTION:
+            connection = _also(connection, value)
+            headers.append((name, value))
+        elif code == CONTENT_LENGTH:
+            length = add_content_length(value, length, headers)
+        elif code == TE:
+            accepts_trailers = accepts_trailers or b"trailers" in _tokens(value.lower())
+            headers.append((name, value))
+        elif code == TRANSFER_ENCODING:
+            coding = _also(coding, value)
+        elif code == UPGRADE:
+            upgrade = _also(upgrade, value)
+            headers.append((name, value))
+        elif code in (COOKIE, HOP):
+            headers.append((name, value))
+        elif not http_1_0:
+            expect = _expectation(value)
+    check_method(method)
+    if coding:
+        _check_coding(coding, length, http_1_0=http_1_0)
+    if connection and connection not in (b"close", b"keep-alive"):
+        _check_connection(connection, upgrade)
+    if target[:1] == b"/":
+        authority = None
+    else:
+        authority, target = _absolute(target, method, scheme)
+    check_path(target, method)
+    named = b"" if http_1_0 and host is None and authority is None else agree(authority, host, scheme)
+    return RequestParts(method, scheme, named, target, headers, length, expect, bool(coding), connection, accepts_trailers)
+
+
+def plain_response(fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits = RESPONSE_LIMITS) -> ResponseParts:
+    """The fields of an HTTP/1 response: names folded, values stripped, content-length checked. Raises Malformed."""
+    check_section(fields, limits)
+    length: int | None = None
+    coding = connection = b""
+    headers: Headers = []
+    names = folded_names
+    for raw, padded in fields:
+        name, code = names.get(raw) or learn_folded(raw)
+        value = padded.strip(_WS)
+        if code == CONTENT_LENGTH:
+            length = add_content_length(value, length, headers)
+        elif code == TRANSFER_ENCODING:
+            coding = _also(coding, value)
+        elif code != HOST:
+            headers.append((name, value))
+            if code == CONNECTION:
+                connection = _also(connection, value)
+    return ResponseParts(headers, length, coding, connection)
+
+
+def response_head(fields: Sequence[tuple[bytes, bytes]]) -> tuple[Headers, int | None]:
+    """Headers of a backend's answer, of any version and without pseudo-fields, and its content-length. Raises Malformed."""
+    parts = plain_response(fields)
+    return parts.headers, parts.content_length
+
+
+def trailers(fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits, *, fold: bool = False) -> Headers:
+    """A trailer section (RFC 9110, section 6.5). *fold* for HTTP/1: names in any case, values with white space around them.
+
+    Fields that a recipient must not act on from there are dropped; those that frame or route a message are malformed.
+    """
+    if not fields:
+        return []
+    check_section(fields, limits)
+    kept: Headers = []
+    for raw, padded in fields:
+        value = padded.strip(_WS)
+        if fold:
+            name, code = folded_names.get(raw) or learn_folded(raw)
+        else:
+            known = lower_names.get(raw)
+            name, code = raw, learn_lower(raw) if known is None else known
+            if value != padded:
+                raise Malformed("field_value", "white space around a field value")
+        if code in _TRAILER_MALFORMED or 0 < code <= LAST_PSEUDO:
+            raise Malformed("trailers", quote(name))
+        if name not in _TRAILER_DROPPED:
+            kept.append((name, value))
+    return kept
+
+
+def _also(before: bytes, value: bytes) -> bytes:
+    """A list field sent once or in pieces (RFC 9110, section 5.3), lower case. An empty piece stays visible as a comma."""
+    return before + b"," + value.lower() if before else value.lower() or b","
+
+
+def _tokens(value: bytes) -> list[bytes]:
+    return [token.strip(_WS) for token in value.split(b",")]
+
+
+def _expectation(value: bytes) -> bool:
+    if value.lower() != b"100-continue":
+        raise Malformed("expect", quote(value), 417)
+    return True
+
+
+def _check_coding(coding: bytes, length: int | None, *, http_1_0: bool) -> None:
+    """Chunked alone frames a request, and nothing else beside it (RFC 9112, section 6.1; stricter where it leaves a choice)."""
+    if http_1_0:
+        raise Malformed("transfer_encoding", "on HTTP/1.0")
+    if length is not None:
+        raise Malformed("transfer_encoding", "beside content-length")
+    if coding != b"chunked":
+        *others, last = _tokens(coding)
+        known = last == b"chunked" and b"chunked" not in others and all(others)
+        raise Malformed("transfer_encoding", quote(coding), 501 if known else 400)
+
+
+def _check_connection(connection: bytes, upgrade: bytes) -> None:
+    """Connection may not take framing away. An upgrade that may be ignored (h2c, as curl offers it) is; another is refused."""
+    options = _tokens(connection)
+    if not _FRAMING_NAMES.isdisjoint(options):
+        raise Malformed("connection_field", f"connection: {quote(connection)}")
+    if b"upgrade" in options and upgrade and upgrade != b"h2c":
+        raise Malformed("not_implemented", f"upgrade: {quote(upgrade)}", 501)
+
+
+def _absolute(target: bytes, method: bytes, scheme: bytes) -> tuple[bytes | None, bytes]:
+    """Authority and path of a target in absolute-form (RFC 9112, section 3.2.2); other forms pass for ``check_path`` to judge."""
+    prefix, separator, rest = target.partition(b"://")
+    if not separator or b"/" in prefix:
+        return None, target
+    if prefix.lower() != scheme:
+        raise Malformed("scheme", quote(prefix))
+    cut = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
+    authority, path = rest[:cut], rest[cut:]
+    if not path:
+        return authority, b"*" if method == b"OPTIONS" else b"/"
+    return authority, path if path[:1] == b"/" else b"/" + path
