@@ -154,11 +154,12 @@ class Forwarding:
         proto, forwarded_proto = self._protocols[scheme]
         host = (self._hosts.get(authority) or self._quote_host(authority)) if authority else b""
         chain = _chain(headers)
+        read = [_address(hop) for hop in chain]
         forwarded = _joined(headers, b"forwarded")
-        if not forwarded or (chain and list(map(_address, _forwarded_chain(forwarded))) != list(map(_address, chain))):
+        if None in read or [_address(hop) for hop in _forwarded_chain(forwarded)] != read:
             # A proxy that writes only X-Forwarded-For passes the client's own Forwarded on: it has to agree, or it goes.
             forwarded = b", ".join([_node(hop) for hop in chain])
-        addresses = _joined(headers, b"x-forwarded-for") or b", ".join(chain)
+        addresses = _joined(headers, b"x-forwarded-for") or b", ".join([(hop or "unknown").encode() for hop in read])
         element = known.node + host + proto
         passed.append((b"forwarded", forwarded + b", " + element if forwarded else element))
         passed.append((b"x-forwarded-for", addresses + b", " + known.plain if addresses else known.plain))

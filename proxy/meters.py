@@ -1,0 +1,188 @@
+"""Every metric that the listeners, the exchange and the upstream side keep, and the record of a finished exchange.
+
+Knows names, labels and help texts; nothing of how they are shown. Owners fetch their cells once and count on them.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.observe import Cell, Family, Histogram, Metrics
+
+
+class ProxyMetrics:
+    """The metric families, declared once for a process. Those without labels are read with ``cell()``."""
+
+    __slots__ = (
+        "_by_pool",
+        "backend_inflight",
+        "backend_up",
+        "config_generation",
+        "connections",
+        "connections_open",
+        "datagrams",
+        "exchange_errors",
+        "handshake_failures",
+        "handshake_seconds",
+        "http3_connections",
+        "limits_hit",
+        "pool_backends",
+        "quic_path_changes",
+        "rejected",
+        "reloads",
+        "server_up",
+        "sni_resolutions",
+        "stream_errors",
+        "streams",
+        "streams_open",
+        "upstream_connects",
+        "upstream_open",
+        "upstream_retries",
+        "upstream_reused",
+        "upstream_seconds",
+    )
+
+    def __init__(self, metrics: Metrics) -> None:
+        counter, gauge, histogram = metrics.counter, metrics.gauge, metrics.histogram
+        self.server_up = gauge("server_up", "1 while serving, 0 while draining")
+        self.config_generation = gauge("qproxy_config_generation", "Number of the configuration in use, counted from 1 at start")
+        self.reloads = counter("qproxy_reloads_total", "Reloads of the configuration, by result (ok, failed)", ("result",))
+        # listener side
+        self.sni_resolutions = counter("sni_resolutions_total", "TLS handshakes by the configured host that their SNI matched", ("domain",))
+        self.http3_connections = counter("http3_connections_total", "HTTP/3 connections accepted")
+        self.connections = counter("qproxy_connections_total", "Client connections that came as far as HTTP", ("listener", "version"))
+        self.connections_open = gauge("qproxy_connections_open", "Client connections now", ("version",))
+        self.handshake_seconds = histogram(
+            "qproxy_handshake_seconds", "Time from the first byte to the end of the handshake, by transport (tcp, quic)", ("transport",)
+        )
+        self.handshake_failures = counter("qproxy_handshake_failures_total", "Connections lost before HTTP began", ("transport", "reason"))
+        self.streams = counter("qproxy_streams_total", "Requests begun", ("version",))
+        self.streams_open = gauge("qproxy_streams_open", "Requests now in progress", ("version",))
+        self.stream_errors = counter("qproxy_stream_errors_total", "Requests cut before their answer was complete", ("version", "reason"))
+        self.rejected = counter("qproxy_rejected_total", "Requests refused as malformed or too large", ("version", "reason"))
+        self.limits_hit = counter("qproxy_limits_hit_total", "What a limit of the configuration turned away", ("limit",))
+        self.datagrams = counter("qproxy_datagrams_total", "UDP datagrams, by direction (in, out)", ("direction",))
+        self.quic_path_changes = counter("qproxy_quic_path_changes_total", "QUIC connections whose client changed its address")
+        # the exchange and the upstream side
+        self.exchange_errors = counter("qproxy_exchange_errors_total", "Requests answered with an error of the proxy's own", ("kind",))
+        self.upstream_seconds = histogram("qproxy_upstream_seconds", "Time from sending a request to its response head", ("pool",))
+        self.upstream_connects = counter("qproxy_upstream_connects_total", "Connections opened to backends", ("pool", "result"))
+        self.upstream_retries = counter("qproxy_upstream_retries_total", "Requests tried again on another backend", ("pool",))
+        self.upstream_open = gauge("qproxy_upstream_open", "Connections to backends now", ("pool",))
+        self.upstream_reused = counter("qproxy_upstream_reused_total", "Requests sent on a connection that was kept alive", ("pool",))
+        self.pool_backends = gauge("qproxy_pool_backends", "Backends by state (up, down, draining)", ("pool", "state"))
+        self.backend_up = gauge("qproxy_backend_up", "1 for a backend that gets requests, else 0", ("pool", "backend"))
+        self.backend_inflight = gauge("qproxy_backend_inflight", "Requests now in progress at a backend", ("pool", "backend"))
+        self._by_pool: tuple[Family[Cell] | Family[Histogram], ...] = (
+            self.upstream_seconds,
+            self.upstream_connects,
+            self.upstream_retries,
+            self.upstream_open,
+            self.upstream_reused,
+        )
+        for family in (self.http3_connections, self.config_generation, self.quic_path_changes):
+            family.cell()
+        self.server_up.cell().value = 1
+
+    def show_pools(self, pools: Callable[[], Iterable["PoolState"]]) -> Callable[[], None]:
+        """A hook for ``Metrics.before_read``: sets the gauges of pools and backends, and forgets pools that a reload took away."""
+
+        def refresh() -> None:
+            present = list(pools())
+            self.forget_pools({pool.name for pool in present})
+            for family in (self.pool_backends, self.backend_up, self.backend_inflight):
+                family.cells.clear()
+            for pool in present:
+                for state in ("up", "down", "draining"):
+                    self.pool_backends.cell(pool.name, state)
+                for backend in pool.backends:
+                    self.pool_backends.cell(pool.name, backend.state).value += 1
+                    self.backend_up.cell(pool.name, backend.identity).value = int(backend.available)
+                    self.backend_inflight.cell(pool.name, backend.identity).value = backend.inflight
+
+        return refresh
+
+    def forget_pools(self, present: Collection[str]) -> None:
+        """Drop the counts of pools that are no more, so that label values don't pile up over reloads."""
+        for family in self._by_pool:
+            for labels in [labels for labels in family.cells if labels[0] not in present]:
+                del family.cells[labels]
+
+
+class BackendState(Protocol):
+    """What the gauges show of a backend (``balancer.backend.Backend`` is one)."""
+
+    @property
+    def identity(self) -> str:
+        """Its URL."""
+
+    @property
+    def state(self) -> str:
+        """``up``, ``down`` or ``draining``."""
+
+    @property
+    def available(self) -> bool:
+        """Whether it gets requests."""
+
+    @property
+    def inflight(self) -> int:
+        """Requests in progress."""
+
+
+class PoolState(Protocol):
+    """What the gauges show of a pool (``balancer.pool.Pool`` is one)."""
+
+    @property
+    def name(self) -> str:
+        """The label."""
+
+    @property
+    def backends(self) -> Iterable[BackendState]:
+        """All of them."""
+
+
+@dataclass(slots=True)
+class AccessRecord:
+    """One finished exchange, for the access log. Text from the client is raw here: the log escapes and shortens it."""
+
+    request_id: bytes
+    time: float
+    """When it ended: seconds since the epoch."""
+    listener: str
+    version: str
+    """``HTTP/1.1``, ``HTTP/2`` or ``HTTP/3``."""
+    method: bytes
+    host: bytes
+    path: bytes
+    """With its query."""
+    status: int
+    """0: it ended without an answer."""
+    site: str
+    route: str
+    backend: str
+    """The backend asked last; empty when none was."""
+    key: bytes
+    """The key of the balancing; empty when none was needed."""
+    client_address: str
+    bytes_in: int
+    """Body bytes from the client."""
+    bytes_out: int
+    """Body bytes to the client."""
+    seconds: float
+    """From the request head to the end."""
+    seconds_connect: float
+    """From the request head to a connection with the backend; 0: there was none."""
+    seconds_first_byte: float
+    """From the request head to the backend's response head; 0: there was none."""
+    attempts: int
+    ended: str
+    """Why it ended: ``complete``, ``answered``, or the token of what went wrong."""
+    error: str
+    """More about that, for people; empty when all was well."""
+
+
+class AccessSink(Protocol):
+    """Where finished exchanges go."""
+
+    def append(self, record: AccessRecord) -> None:
+        """Take a record; never blocks, never raises."""
