@@ -1,0 +1,23 @@
+"""``qproxy run``: serve a configuration until told to stop.
+
+Knows only how the outcome becomes an exit code and a sentence; ``app.py`` does the work.
+"""
+
+import sys
+from pathlib import Path
+
+import click
+
+from proxy import app
+
+
+@click.command()
+@click.option(
+    "-c", "--config", type=click.Path(path_type=Path), metavar="DIR", required=True, help="The folder with qproxy.yaml and sites/."
+)
+def run(config: Path) -> None:
+    """Serve what the YAML files in DIR say. SIGTERM drains and ends, SIGHUP reads them again."""
+    if not config.is_dir():
+        msg = f"{config} is not a folder"
+        raise click.BadParameter(msg, param_hint="-c")
+    sys.exit(app.run(config))
