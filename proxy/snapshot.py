@@ -123,7 +123,9 @@ class ServerTimeouts:
     idle: float
     """Between requests."""
     drain: float
-    """From SIGTERM to the end of what is still running."""
+    """From the end of accepting to the end of what is still running."""
+    drain_delay: float = 0.0
+    """From SIGTERM to the end of accepting: /health says 503 meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from proxy.message import Address, Headers
 
 if TYPE_CHECKING:
     from balancer.backend import Backend
-    from proxy.snapshot import Listener, TlsProfile
+    from proxy.snapshot import Host, Listener, Snapshot, TlsProfile
 
 
 class ClientConnection(Protocol):
@@ -28,6 +28,9 @@ class ClientConnection(Protocol):
     """The key of ``key: connection``: fixed for the life of the connection."""
     pins: "dict[str, Backend]"
     """Pool name to the backend that this connection stays with."""
+
+    resolved: "tuple[Snapshot, bytes, Host] | None"
+    """The last authority that was allowed on this connection, so that the next request need not be checked again."""
 
     def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> None: ...
     def send_head(self, stream: int, status: int, headers: Headers, end: bool) -> None: ...

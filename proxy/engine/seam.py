@@ -75,6 +75,9 @@ class Connection(Protocol):
     def close(self, reason: Reset) -> None:
         """End the connection at once, telling why where the protocol can."""
 
+    def time_out(self) -> None:
+        """The client was silent for too long: HTTP/1.1 answers 408 when part of a head has come, HTTP/2 says goodbye; then finished."""
+
     def take_output(self, limit: int) -> bytes:
         """Bytes to send now, at most about *limit* of body (control frames always). May bring about events (``take_events``)."""
 

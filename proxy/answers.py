@@ -1,0 +1,56 @@
+"""The answers that the proxy gives by itself: health, and the text that goes with a fault.
+
+They tell the client what it can act on and nothing of the inside: backends' addresses stay in the log, found by the request id.
+"""
+
+from email.utils import formatdate
+from http import HTTPStatus
+
+from proxy.errors import Kind, ProxyError, Side
+from proxy.message import Header, Headers
+
+HEALTH_HEADERS: Headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]
+
+_RETRY_AFTER: Header = (b"retry-after", b"1")
+
+_date: tuple[int, Header] = (0, (b"date", b""))
+
+
+def date_header(now: float) -> Header:
+    """The Date field for *now* (seconds since the epoch), made once a second (RFC 9110, section 6.6.1)."""
+    global _date  # noqa: PLW0603  # one value for the process, replaced whole
+    second = int(now)
+    if _date[0] != second:
+        _date = (second, (b"date", formatdate(second, usegmt=True).encode()))
+    return _date[1]
+
+
+def failure_headers(error: ProxyError, request_id: bytes, now: float) -> Headers:
+    """Fields of an error answer: Proxy-Status (RFC 9209) and the request id."""
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"cache-control", b"no-store"),
+        (b"proxy-status", b"qproxy; error=" + error.kind.proxy_status.encode()),
+        (b"x-request-id", request_id),
+        date_header(now),
+    ]
+    if error.kind.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers.append(_RETRY_AFTER)
+    return headers
+
+
+def plain_text(error: ProxyError, request_id: bytes) -> bytes:
+    """The body of an error answer, for people."""
+    kind = error.kind
+    try:
+        phrase = HTTPStatus(kind.status).phrase
+    except ValueError:
+        phrase = "Client Closed Request"
+    if kind.side is Side.CLIENT:
+        reason = error.detail
+    elif kind is Kind.INTERNAL:
+        reason = "The proxy met a fault of its own."
+    else:
+        reason = kind.name.lower().replace("_", " ")
+    text = f"{kind.status} {phrase}\n{reason}\nrequest id: {request_id.decode('latin-1')}\n"
+    return text.encode()

@@ -1,0 +1,335 @@
+"""The composition root: the only place that makes the parts and wires them, and their life from start to drain.
+
+Order of a start: configuration, secret, snapshot, sockets, then everything that runs. Order of an end: health says 503, GOAWAY, no more
+connections, what runs may finish until the deadline, then the rest is cut. A reload compiles a new snapshot beside the old one and
+swaps one reference; what the new one shares with the old one (pools, connections to backends, certificates' contexts) stays.
+"""
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from proxy import __version__
+from proxy.config.compile import compile_snapshot, diff, with_certificates
+from proxy.config.load import ConfigError, Configuration, load
+from proxy.config.material import self_signed
+from proxy.control.admin import Admin
+from proxy.control.certificates import CertificateRefresher
+from proxy.control.log import AccessLog, configure_logging
+from proxy.control.metrics import Exposition
+from proxy.control.probe import Prober
+from proxy.control.state import StateError, load_secret
+from proxy.deadlines import TICK, Deadlines
+from proxy.engine.quic.endpoint import QuicEndpoint
+from proxy.engine.quic.settings import QuicSettings
+from proxy.listen.limits import AcceptLimits
+from proxy.listen.tcp import TcpListener, bind_tcp
+from proxy.listen.tls import TlsContexts
+from proxy.listen.udp import UdpListener, bind_udp
+from proxy.meters import ProxyMetrics
+from proxy.observe import Log, Metrics
+from proxy.message import Address
+from proxy.services import Services
+from proxy.snapshot import Snapshot
+from proxy.tasks import Tasks
+from proxy.upstream.pool import Upstreams
+
+EXIT_OK, EXIT_FAILURE, EXIT_CONFIGURATION = 0, 1, 2
+
+EXPIRE_EVERY = 10
+"""Ticks between looks at idle upstream connections."""
+
+POLL = 0.05
+"""Seconds between looks at what is left of a drain."""
+
+CLOSE_GRACE = 0.5
+"""Seconds for the last packets (CONNECTION_CLOSE, close_notify) to leave after a drain."""
+
+
+def run(config: Path) -> int:
+    """Serve the configuration at *config* until SIGTERM or SIGINT; gives the exit code. Says on stderr what is wrong."""
+    try:
+        configuration = load(config, os.environ)
+        secret = load_secret(configuration.state)
+    except ConfigError as error:
+        return _complain(str(error), EXIT_CONFIGURATION)
+    except StateError as error:
+        return _complain(f"qproxy: {error}", EXIT_FAILURE)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(App(config, configuration, secret).run())
+    except StartError as error:
+        return _complain(f"qproxy: {error}", EXIT_FAILURE)
+
+
+class StartError(Exception):
+    """Something that is needed can't be had; the text says what."""
+
+
+class App:
+    """One running proxy."""
+
+    def __init__(self, config: Path, configuration: Configuration, secret: bytes) -> None:
+        self._config = config
+        self._configuration = configuration
+        self._log: Log = configure_logging(configuration.log)
+        self._metrics = Metrics()
+        self._meters = ProxyMetrics(self._metrics)
+        self._generations = itertools.count(1)
+        self._seed = secrets.randbits(64)
+        self._make_request_id = _request_ids()
+        self._default_certificate = self_signed(("localhost",))
+        self._tasks = Tasks(self._log)
+        self._secret = secret
+        snapshot = self._compile(configuration, None)
+        access_log = AccessLog(configuration.log, self._metrics) if configuration.log.access else None
+        self._access_log = access_log
+        self._services = Services(
+            snapshot=snapshot,
+            upstreams=Upstreams(self._meters, self._tasks, time.monotonic),
+            deadlines=Deadlines(time.monotonic()),
+            meters=self._meters,
+            access_log=access_log,
+            log=self._log,
+            clock=time.monotonic,
+            wall_clock=time.time,
+            make_request_id=self._make_request_id,
+            secret=secret,
+        )
+        self._contexts = TlsContexts()
+        self._contexts.build(snapshot)
+        self._limits = AcceptLimits(snapshot.limits, snapshot.trusted_proxies, self._metrics)
+        self._prober = Prober(snapshot.pools, self._log, self._metrics, clock=time.monotonic)
+        self._tcp: list[TcpListener] = []
+        self._udp: list[UdpListener] = []
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    # Start
+
+    async def run(self) -> int:
+        """From start to drain."""
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._tasks.close)
+            stack.callback(self._services.upstreams.close)
+            if self._access_log is not None:
+                stack.callback(self._access_log.close)
+            await self._listen(stack)
+            await self._start_admin(stack)
+            await self._prober.start()
+            stack.push_async_callback(self._prober.stop)
+            refresher = CertificateRefresher(self._configuration.certificate_files, self._publish_certificates, self._log, self._metrics)
+            self._refresher = refresher
+            self._tasks.start("watch certificates", refresher.run())
+            self._tasks.start("tick", self._tick())
+            self._handle_signals()
+            self._settle_memory()
+            self._meters.server_up.cell().value = 1
+            self._meters.config_generation.cell().value = self._services.snapshot.generation
+            self._log.info(
+                "ready",
+                version=__version__,
+                loop=type(asyncio.get_running_loop()).__module__.partition(".")[0],
+                listeners=[f"{listener.name} {' '.join(sorted(listener.protocols))}" for listener in self._services.snapshot.listeners],
+                admin=_shown(self._services.snapshot.admin),
+                sites=len({host.site.name for host in self._hosts()}),
+            )
+            await self._stopping.wait()
+            await self._drain()
+        return EXIT_OK
+
+    async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
+        snapshot = self._services.snapshot
+        for listener in snapshot.listeners:
+            if listener.protocols & {"http/1.1", "h2"}:
+                tcp = TcpListener(listener, self._services, self._contexts, self._limits)
+                await tcp.start(_bound(bind_tcp, listener.address, "TCP"))
+                stack.callback(tcp.stop_accepting)
+                stack.callback(tcp.abort)
+                self._tcp.append(tcp)
+            if "h3" in listener.protocols:
+                endpoint = QuicEndpoint(
+                    lambda sni: self._services.snapshot.sni.select(sni),
+                    snapshot.limits.engine,
+                    QuicSettings(idle_timeout=snapshot.timeouts.idle),
+                    self._secret,
+                    random_bytes=os.urandom,
+                )
+                udp = UdpListener(listener, self._services, endpoint, self._limits, _bound(bind_udp, listener.address, "UDP"))
+                udp.start()
+                stack.callback(udp.close)
+                self._udp.append(udp)
+
+    async def _start_admin(self, stack: contextlib.AsyncExitStack) -> None:
+        address = self._services.snapshot.admin
+        if address is None:
+            return
+        exposition = Exposition(self._metrics)
+        self._admin = Admin(address, exposition.render, self._describe, self._log)
+        try:
+            await self._admin.start()
+        except OSError as error:
+            msg = f"can't open the admin API on {_shown(address)}: {error.strerror}"
+            raise StartError(msg) from None
+        stack.push_async_callback(self._admin.stop)
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop)
+        loop.add_signal_handler(signal.SIGINT, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _settle_memory(self) -> None:
+        """What exists now lives to the end: the collector need not look at it again (docs/design)."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+
+    async def _tick(self) -> None:
+        """One timer for everything that is coarse."""
+        services = self._services
+        for count in itertools.count(1):
+            await asyncio.sleep(TICK)
+            services.deadlines.turn(services.clock())
+            if self._access_log is not None:
+                self._access_log.flush()
+            if count % EXPIRE_EVERY == 0:
+                services.upstreams.expire(services.clock())
+
+    # Configuration
+
+    def _compile(self, configuration: Configuration, previous: Snapshot | None) -> Snapshot:
+        return compile_snapshot(
+            configuration,
+            metrics=self._metrics,
+            secret=self._secret,
+            seed=self._seed,
+            generation=next(self._generations),
+            make_request_id=self._make_request_id,
+            default_certificate=self._default_certificate,
+            previous=previous,
+            now=time.monotonic(),
+        )
+
+    def _reload(self) -> None:
+        """SIGHUP: the new configuration, or the old one and a word about why."""
+        old = self._services.snapshot
+        try:
+            configuration = load(self._config, os.environ)
+            new = self._compile(configuration, old)
+        except ConfigError as error:
+            self._meters.reloads.cell("failed").value += 1
+            for problem in error.problems:
+                self._log.error("the new configuration is wrong; the present one stays", problem=str(problem))
+            return
+        except Exception as error:  # noqa: BLE001  # a fault of ours must not end what serves
+            self._meters.reloads.cell("failed").value += 1
+            self._log.error("the reload failed; the present configuration stays", exc_info=error)
+            return
+        changes = diff(old, new)
+        if (new.listeners, new.admin) != (old.listeners, old.admin):
+            self._log.warning("listeners and admin address change with a restart only; they stay as they are")
+            new = replace(new, listeners=old.listeners, admin=old.admin)
+        self._configuration = configuration
+        self._publish(new)
+        self._refresher.replace(configuration.certificate_files)
+        self._meters.reloads.cell("ok").value += 1
+        self._log.info("configuration reloaded", generation=new.generation, changes=changes)
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        """From here on new requests and handshakes see *snapshot*; those in progress keep theirs."""
+        self._contexts.build(snapshot)
+        self._services.snapshot = snapshot
+        self._services.upstreams.replace(snapshot.pools)
+        self._prober.replace(snapshot.pools)
+        self._limits.replace(snapshot.limits, snapshot.trusted_proxies)
+        self._meters.config_generation.cell().value = snapshot.generation
+
+    # The end
+
+    def _stop(self) -> None:
+        """The first signal drains; a second one means now."""
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+
+    async def _drain(self) -> None:
+        services = self._services
+        timeouts = services.snapshot.timeouts
+        services.draining = True
+        self._meters.server_up.cell().value = 0
+        self._log.info("draining", exchanges=self._busy(), delay_seconds=timeouts.drain_delay, deadline_seconds=timeouts.drain)
+        # Balancers in front see /health fail and look elsewhere, while new connections are still served.
+        await self._wait(lambda: False, timeouts.drain_delay)
+        for tcp in self._tcp:
+            tcp.stop_accepting()
+        for listener in (*self._tcp, *self._udp):
+            listener.drain()
+        await self._wait(lambda: not any(tcp.connections for tcp in self._tcp) and not any(udp.clients for udp in self._udp), timeouts.drain)
+        cut = self._busy()
+        for listener in (*self._tcp, *self._udp):
+            listener.abort()
+        if cut:
+            self._log.warning("stopped at the deadline", cut_exchanges=cut)
+        else:
+            self._log.info("stopped")
+        if any(tcp.connections for tcp in self._tcp):
+            await asyncio.sleep(CLOSE_GRACE)
+
+    async def _wait(self, done: Callable[[], bool], seconds: float) -> None:
+        """Until *done*, at most *seconds*, less when a second signal says so."""
+        until = time.monotonic() + seconds
+        while not done() and not self._hurry.is_set() and time.monotonic() < until:
+            await asyncio.sleep(min(POLL, max(0.0, until - time.monotonic())))
+
+    def _busy(self) -> int:
+        """Exchanges in progress."""
+        return sum(len(connection.exchanges) for tcp in self._tcp for connection in tcp.connections) + sum(
+            len(client.exchanges) for udp in self._udp for client in udp.clients.values()
+        )
+
+
+def _request_ids() -> Callable[[], bytes]:
+    """Ids that are unique: a random part of the process and a running number."""
+    prefix = secrets.token_hex(6).encode()
+    numbers = itertools.count(1)
+    return lambda: b"%b-%x" % (prefix, next(numbers))
+
+
+def _bound(bind: Callable[[Address], socket.socket], address: Address, kind: str) -> socket.socket:
+    try:
+        return bind(address)
+    except OSError as error:
+        msg = f"can't listen on {_shown(address)} ({kind}): {error.strerror}"
+        raise StartError(msg) from None
+
+
+def _shown(address: Address | None) -> str:
+    if address is None:
+        return "off"
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed, else asyncio's own."""
+    try:
+        import uvloop  # noqa: PLC0415  # optional on systems without it
+    except ImportError:
+        return None
+    return uvloop.new_event_loop  # type: ignore[no-any-return,unused-ignore]
+
+
+def _complain(text: str, code: int) -> int:
+    sys.stderr.write(text + "\n")
+    return code

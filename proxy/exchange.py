@@ -1,0 +1,646 @@
+"""The life of one request, top to bottom. Read this first.
+
+An exchange *decides*: which site and route, whether the client may, which backend, whether to try another one, what to answer. Body bytes
+go through ``pipe.Pipe`` and not through here. It is synchronous wherever it can be: with an idle connection to the backend at hand, a
+request goes from its head to bytes towards the backend with no task, no future and no timer; only a connect makes it come back later.
+
+    on_request -> _admit -> _forward -> _try_next -> _send -> on_response_head -> on_response_body ... -> on_response_end -> _finish
+                     |                      ^  |
+                     +-> _answer            |  +-> on_connect_failed / on_upstream_error -> _failed (the next candidate, or an answer)
+                                            +------------------------------------------------+
+
+Every path ends in ``_finish``, once: there the counters, the balancer's report and the access log line are.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+from balancer.affinity import address_key
+from balancer.backend import Backend
+from balancer.pool import Outcome
+from proxy.answers import HEALTH_HEADERS, date_header, failure_headers, plain_text
+from proxy.engine.events import Informational, RequestBody, RequestHead, ResponseHead
+from proxy.errors import Kind, ProxyError, Reset
+from proxy.message import Headers, host_of
+from proxy.meters import AccessRecord
+from proxy.pipe import Pipe
+from proxy.policy.answer import Redirect, Respond
+from proxy.policy.headers import strip_hop_by_hop
+from proxy.policy.template import Variables
+from proxy.services import Services
+from proxy.snapshot import Forward, Host, Route, Site
+from proxy.stream import ClientConnection
+from proxy.upstream.h1 import UpstreamConnection
+from proxy.upstream.pool import Attempt
+
+IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
+"""Methods that may be sent again (RFC 9110, section 9.2.2)."""
+
+MAX_CONNECT_FAILURES = 8
+"""Candidates that one request may fail to connect to, however long the pool is."""
+
+
+class Exchange:
+    """One request of one client, and its answer."""
+
+    __slots__ = (
+        "_attempt",
+        "_attempts",
+        "_backend",
+        "_body_in",
+        "_candidates",
+        "_client_address",
+        "_connect_failures",
+        "_connection",
+        "_done",
+        "_first_byte",
+        "_forward_headers",
+        "_head",
+        "_head_sent",
+        "_kept",
+        "_kept_bytes",
+        "_key",
+        "_last_backend",
+        "_progress",
+        "_replayable",
+        "_request_done",
+        "_request_id",
+        "_request_pipe",
+        "_response_pipe",
+        "_route",
+        "_sent_at",
+        "_services",
+        "_site",
+        "_started",
+        "_status",
+        "_target",
+        "_trailers",
+        "_waiting_credit",
+        "client",
+        "slot",
+        "stream",
+    )
+
+    def __init__(self, services: Services, client: ClientConnection, head: RequestHead) -> None:
+        self._services = services
+        self.client = client
+        self.stream = head.stream
+        self.slot = -1
+        self._head = head
+        self._started = self._progress = services.clock()
+        self._request_done = head.end
+        self._done = False
+        self._head_sent = False
+        self._status = 0
+        self._site: Site | None = None
+        self._route: Route | None = None
+        self._request_id = b""
+        self._client_address = ""
+        self._key = b""
+        # towards the backend
+        self._candidates: Iterator[Backend] | None = None
+        self._backend: Backend | None = None
+        self._last_backend = ""
+        self._attempt: Attempt | None = None
+        self._connection: UpstreamConnection | None = None
+        self._attempts = 0
+        self._connect_failures = 0
+        self._forward_headers: Headers = []
+        self._target = b""
+        self._sent_at = 0.0
+        self._first_byte = 0.0
+        # the request body: kept until it can't be needed for another try
+        self._kept: list[bytes] = []
+        self._kept_bytes = 0
+        self._replayable = True
+        self._waiting_credit = 0
+        self._body_in = 0
+        self._trailers: Headers = []
+        self._request_pipe: Pipe | None = None
+        self._response_pipe: Pipe | None = None
+
+    # 1. Which site, and may this connection ask for it?
+
+    def on_request(self) -> None:
+        """The request head has come: decide."""
+        head = self._head
+        client = self.client
+        snapshot = self._services.snapshot
+        if client.tls is None:
+            self._plain_http()
+            return
+        resolved = client.resolved
+        if resolved is not None and resolved[0] is snapshot and resolved[1] == head.authority:
+            host = resolved[2]
+        else:
+            found = snapshot.find_host(host_of(head.authority))
+            health_path = found.site.health_path if found is not None else snapshot.health_path
+            if health_path is not None and _is_path(head.path, health_path):
+                self._health()
+                return
+            if found is None or not self._may_ask(found):
+                self._fail(ProxyError(Kind.MISDIRECTED, "this connection's certificate or rules are not for that authority"))
+                return
+            client.resolved = (snapshot, head.authority, found)
+            host = found
+        site = self._site = host.site
+        if site.health_path is not None and _is_path(head.path, site.health_path):
+            self._health()
+            return
+        host.requests[client.version].value += 1
+        route = self._route = site.routes.find(head.method, head.path, head.headers)
+        if route is None:
+            self._fail(ProxyError(Kind.NO_ROUTE, "no route of this site matches"))
+            return
+        self._admit(route)
+
+    def _may_ask(self, host: Host) -> bool:
+        """Whether this connection may carry requests for *host* (RFC 9110, section 7.4; RFC 9113, section 9.1.1)."""
+        tls = self.client.tls
+        return (
+            tls is not None
+            and not tls.is_default
+            and tls.client_rule == host.site.client_rule
+            and tls.certificate.covers(host_of(self._head.authority).decode("latin-1"))
+        )
+
+    def _plain_http(self) -> None:
+        """Plain HTTP on the TLS port: health, else a redirect to https."""
+        head = self._head
+        snapshot = self._services.snapshot
+        found = snapshot.find_host(host_of(head.authority))
+        health_path = found.site.health_path if found is not None else snapshot.health_path
+        if health_path is not None and _is_path(head.path, health_path):
+            self._health()
+            return
+        if found is None:
+            self._fail(ProxyError(Kind.MISDIRECTED, "no such host here, and this port speaks https"))
+            return
+        port = self.client.listener.public_port
+        host = host_of(head.authority)
+        authority = (b"[%b]" % host if b":" in host else host) + (b"" if port == 443 else b":%d" % port)
+        path = head.path if head.path[:1] == b"/" else b"/"
+        self._answer(308, [(b"location", b"https://" + authority + path), (b"content-length", b"0")], b"")
+
+    def _health(self) -> None:
+        if self._services.draining:
+            self._answer(503, HEALTH_HEADERS, b"draining\n")
+        else:
+            self._answer(200, HEALTH_HEADERS, b"OK")
+
+    # 2. The route's policies
+
+    def _admit(self, route: Route) -> None:
+        head = self._head
+        if route.access is not None and not route.access.permits(self._address()):
+            self._fail(ProxyError(Kind.DENIED, "the client's address is not allowed here"))
+            return
+        action = route.action
+        if isinstance(action, Forward):
+            if route.body_bytes and head.content_length is not None and head.content_length > route.body_bytes:
+                self._services.meters.limits_hit.cell("body_bytes").value += 1
+                self._fail(ProxyError(Kind.BODY_TOO_LARGE, f"the request body is limited to {route.body_bytes} bytes"))
+                return
+            self._forward(route, action)
+        elif isinstance(action, Redirect):
+            headers = [(b"location", action.location.render(self._variables())), (b"content-length", b"0")]
+            self._answer(action.status, self._edited(headers), b"")
+        else:
+            assert isinstance(action, Respond)
+            self._answer(action.status, self._edited(list(action.headers)), action.body)
+
+    def _edited(self, headers: Headers) -> Headers:
+        route = self._route
+        if route is None:
+            return headers
+        if (alt_svc := self.client.listener.alt_svc) is not None and self.client.version != "HTTP/3":
+            headers.append((b"alt-svc", alt_svc))
+        edit = route.response_headers
+        return headers if edit is None else edit.apply(headers, self._variables)
+
+    def _address(self) -> str:
+        """The client's address: the peer's, or the one that a trusted proxy names."""
+        if not self._client_address:
+            self._client_address = self._services.snapshot.forwarding.client_address(self.client.peer[0], self._head.headers)
+        return self._client_address
+
+    def _variables(self) -> Variables:
+        head = self._head
+        return Variables(
+            method=head.method,
+            scheme=b"https",
+            host=host_of(head.authority),
+            path=head.path,
+            version=self.client.version.encode(),
+            client_address=self._address().encode(),
+            request_id=self._id(),
+            affinity_key=self.client.affinity_key.hex().encode(),
+            sni=(self.client.sni or "").encode(),
+            backend=self._backend.identity.encode() if self._backend is not None else b"",
+        )
+
+    def _id(self) -> bytes:
+        if not self._request_id:
+            self._request_id = self._services.make_request_id()
+        return self._request_id
+
+    # 3. Which backend
+
+    def _forward(self, route: Route, action: Forward) -> None:
+        services = self._services
+        head = self._head
+        client = self.client
+        pool = action.pool
+        now = self._started
+        outbound = services.snapshot.forwarding.outbound(
+            head.headers, peer=client.peer[0], authority=head.authority, scheme=head.scheme, version=client.version
+        )
+        self._client_address = outbound.client_address
+        self._request_id = outbound.request_id
+        headers = outbound.headers
+        if route.request_headers is not None:
+            headers = route.request_headers.apply(headers, self._variables)
+        self._forward_headers = headers
+        self._target = head.path if action.rewrite is None else action.rewrite.apply(head.path)
+        pool.balancer.note_request(now)
+        timeouts = route.timeouts
+        services.deadlines.set(self, now + min(timeouts.response, timeouts.body_idle, timeouts.total or timeouts.response))
+        if pool.key.kind == "connection":
+            self._key = client.affinity_key
+        else:
+            self._key = pool.key.key(
+                connection_key=client.affinity_key,
+                client_key=self._client_key,
+                path=head.path,
+                headers=head.headers,
+            )
+        pinned = client.pins.get(pool.name) if pool.pins else None
+        self._candidates = pool.balancer.candidates(self._key, now, pinned)
+        self._try_next()
+
+    def _client_key(self) -> bytes:
+        return address_key(self._services.secret, self._address())
+
+    def _try_next(self) -> None:
+        """Take the next candidate: an idle connection at once, or a new one later."""
+        route, action = self._forwarding()
+        assert self._candidates is not None
+        backend = next(self._candidates, None)
+        if backend is None:
+            self._fail(ProxyError(Kind.NO_BACKEND, "no backend of the pool is available"))
+            return
+        self._backend = backend
+        self._last_backend = backend.identity
+        self._attempts += 1
+        action.pool.balancer.acquire(backend)
+        connections = self._services.upstreams.of(action.pool, backend.identity)
+        connection = connections.take()
+        if connection is not None:
+            self._send(connection)
+        else:
+            self._attempt = connections.open(self, route.timeouts.connect)
+
+    def on_connected(self, connection: UpstreamConnection) -> None:
+        """A new connection to the candidate is there."""
+        self._attempt = None
+        self._send(connection)
+
+    def on_connect_failed(self, error: ProxyError) -> None:
+        """The candidate can't be reached: nothing was sent, so any request may walk on to the next one, at once."""
+        self._attempt = None
+        _, action = self._forwarding()
+        self._give_up_backend(Outcome.CONNECT_FAILED)
+        self._connect_failures += 1
+        self._attempts -= 1
+        if self._connect_failures >= MAX_CONNECT_FAILURES:
+            self._fail(error)
+            return
+        assert self._candidates is not None
+        candidate = next(self._candidates, None)
+        if candidate is None:
+            self._fail(error)
+            return
+        self._services.meters.upstream_retries.cell(action.pool.name).value += 1
+        self._candidates = _then(candidate, self._candidates)
+        self._try_next()
+
+    # 4. To the backend
+
+    def _send(self, connection: UpstreamConnection) -> None:
+        _, action = self._forwarding()
+        backend = self._backend
+        assert backend is not None
+        self._connection = connection
+        self._sent_at = self._progress = self._services.clock()
+        head = self._head
+        host = head.authority
+        if action.host is not None:
+            host = action.host or action.pool.endpoints[backend.identity].authority
+        headers = [(b"host", host), *self._forward_headers]
+        connection.begin(self, head.method, self._target, headers, end=head.end)
+        if head.end:
+            return
+        if self._attempts == 1 and head.expect_continue and not self._request_done and not self._body_in:
+            self.client.inform(self.stream, 100, [])
+        self._request_pipe = Pipe(connection.send_data, partial(self.client.consumed, self.stream))
+        for data in self._kept:
+            self._request_pipe.push(data, 0)
+        owed, self._waiting_credit = self._waiting_credit, 0
+        if owed:
+            self._request_pipe.push(b"", owed)
+        self._forget_body_over_limit()
+        if self._request_done:
+            connection.send_end(self._trailers)
+
+    def on_request_body(self, event: RequestBody) -> None:
+        """Body bytes from the client."""
+        if self._done:
+            self.client.consumed(self.stream, event.credit)
+            return
+        route = self._route
+        assert route is not None
+        self._progress = self._services.clock()
+        self._body_in += len(event.data)
+        if route.body_bytes and self._body_in > route.body_bytes:
+            self._services.meters.limits_hit.cell("body_bytes").value += 1
+            self._fail(ProxyError(Kind.BODY_TOO_LARGE, f"the request body is limited to {route.body_bytes} bytes"))
+            return
+        if self._replayable:
+            self._kept.append(event.data)
+            self._kept_bytes += len(event.data)
+        if self._request_pipe is not None:
+            self._request_pipe.push(event.data, event.credit)
+            self._forget_body_over_limit()
+        else:
+            # not connected yet: the client's window bounds what can come in the meantime
+            self._waiting_credit += event.credit
+
+    def on_request_end(self, trailers: Headers) -> None:
+        """The request is complete."""
+        self._request_done = True
+        self._trailers = trailers
+        self._sent_at = self._progress = self._services.clock()
+        if self._request_pipe is not None and self._connection is not None:
+            self._connection.send_end(trailers)
+
+    def on_upstream_drained(self) -> None:
+        """The backend takes more of the request body."""
+        if self._request_pipe is not None:
+            self._progress = self._services.clock()
+            self._request_pipe.drained()
+
+    def _forget_body_over_limit(self) -> None:
+        route = self._route
+        assert route is not None
+        if self._replayable and self._kept_bytes > route.retry.body_bytes:
+            self._replayable = False
+            self._kept.clear()
+
+    # 5. From the backend
+
+    def on_informational(self, event: Informational) -> None:
+        """A 1xx answer; 100 was ours to give."""
+        if event.status != 100:
+            self.client.inform(self.stream, event.status, strip_hop_by_hop(event.headers))
+
+    def on_response_head(self, event: ResponseHead) -> None:
+        """The backend answers."""
+        _, action = self._forwarding()
+        backend = self._backend
+        assert backend is not None
+        client = self.client
+        self._first_byte = self._progress = self._services.clock()
+        self._status = event.status
+        if action.pool.pins:
+            client.pins[action.pool.name] = backend
+        headers = self._edited(strip_hop_by_hop(event.headers))
+        self._head_sent = True
+        self._kept = []
+        self._replayable = False
+        if event.end:
+            self._connection = None
+            client.send_head(self.stream, event.status, headers, end=True)
+            self._finish("complete", Outcome.SUCCESS)
+            return
+        assert self._connection is not None
+        self._response_pipe = Pipe(partial(client.send_data, self.stream, end=False), self._connection.credit)
+        client.send_head(self.stream, event.status, headers, end=False)
+
+    def on_response_body(self, data: bytes) -> None:
+        """Body bytes from the backend."""
+        assert self._response_pipe is not None
+        self._progress = self._services.clock()
+        self._response_pipe.push(data, len(data))
+
+    def on_response_end(self, trailers: Headers) -> None:
+        """The answer is complete."""
+        self._connection = None
+        if trailers:
+            self.client.send_trailers(self.stream, trailers)
+        else:
+            self.client.send_data(self.stream, b"", end=True)
+        self._finish("complete", Outcome.SUCCESS)
+
+    def on_drained(self) -> None:
+        """The client takes more of the answer."""
+        if self._response_pipe is not None:
+            self._progress = self._services.clock()
+            self._response_pipe.drained()
+
+    # 6. What can go wrong
+
+    def on_upstream_error(self, error: ProxyError, *, stale: bool) -> None:
+        """The connection to the backend failed, before or within the answer."""
+        self._connection = None
+        self._request_pipe = None
+        route, action = self._forwarding()
+        if self._head_sent:
+            self._fail(error)
+            return
+        repeatable = self._replayable and (error.retry or self._head.method in IDEMPOTENT)
+        if stale and repeatable:
+            # It closed while idle: the backend has not failed, and the same one is asked again.
+            backend = self._backend
+            assert backend is not None
+            assert self._candidates is not None
+            self._give_up_backend(None)
+            self._attempts -= 1
+            self._candidates = _then(backend, self._candidates)
+            self._try_next()
+            return
+        self._give_up_backend(Outcome.CONNECT_FAILED if error.kind is Kind.CONNECT_REFUSED else Outcome.RESPONSE_FAILED)
+        if repeatable and self._attempts < route.retry.attempts and self._candidates is not None:
+            candidate = next(self._candidates, None)
+            if candidate is not None and action.pool.balancer.allow_retry(self._services.clock()):
+                self._services.meters.upstream_retries.cell(action.pool.name).value += 1
+                self._candidates = _then(candidate, self._candidates)
+                self._try_next()
+                return
+        self._fail(error)
+
+    def on_client_reset(self, reason: str) -> None:
+        """The client went away or cut the stream: the backend hears of it at once."""
+        if self._done:
+            return
+        if not self._head_sent:
+            self._status = Kind.CANCELLED.status
+        self._drop_upstream()
+        self._finish(f"client: {reason}", None)
+
+    def on_deadline(self, now: float) -> float | None:
+        """The wheel asks: is it time? Gives the next time to ask."""
+        if self._done or self._route is None:
+            return None
+        timeouts = self._route.timeouts
+        if timeouts.total and now >= self._started + timeouts.total:
+            self._time_out(ProxyError(Kind.TOTAL_TIMEOUT, f"not complete within {timeouts.total:g} s"))
+            return None
+        if self._connection is None or self._head_sent or not self._request_done:
+            # connecting has its own limit; a body moves, either way
+            due = self._progress + timeouts.body_idle
+            if now >= due:
+                self._time_out(self._idle_error(timeouts.body_idle))
+                return None
+        else:
+            due = self._sent_at + timeouts.response
+            if now >= due:
+                self._time_out(ProxyError(Kind.RESPONSE_TIMEOUT, f"no response head within {timeouts.response:g} s"))
+                return None
+        return min(due, self._started + timeouts.total) if timeouts.total else due
+
+    def _idle_error(self, seconds: float) -> ProxyError:
+        """Whose silence was it?"""
+        if self._head_sent:
+            if self._response_pipe is not None and self._response_pipe.stalled:
+                return ProxyError(Kind.REQUEST_TIMEOUT, f"the client took nothing of the answer for {seconds:g} s")
+            return ProxyError(Kind.READ_TIMEOUT, f"the backend sent nothing of its answer for {seconds:g} s")
+        if self._request_pipe is not None and self._request_pipe.stalled:
+            return ProxyError(Kind.READ_TIMEOUT, f"the backend took nothing of the request for {seconds:g} s")
+        return ProxyError(Kind.REQUEST_TIMEOUT, f"the client sent nothing of its request for {seconds:g} s")
+
+    def _time_out(self, error: ProxyError) -> None:
+        upstream = error.kind in {Kind.RESPONSE_TIMEOUT, Kind.READ_TIMEOUT}
+        self._drop_upstream()
+        if upstream:
+            self._give_up_backend(Outcome.RESPONSE_FAILED)
+        self._fail(error)
+
+    # 7. How it ends
+
+    def _answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """An answer of our own."""
+        self._status = status
+        self._head_sent = True
+        self.client.respond(self.stream, status, [*headers, date_header(self._services.wall_clock())], body)
+        self._finish("answered", None)
+
+    def _fail(self, error: ProxyError) -> None:
+        """Turn a fault into what the client gets for it: the only place."""
+        if self._done:
+            return
+        self._drop_upstream()
+        kind = error.kind
+        self._services.meters.exchange_errors.cell(kind.name.lower()).value += 1
+        if self._head_sent:
+            self.client.reset(self.stream, Reset.INTERNAL if kind is not Kind.REQUEST_TIMEOUT else Reset.CANCEL)
+        else:
+            self._status = kind.status
+            self._head_sent = True
+            headers = failure_headers(error, self._id(), self._services.wall_clock())
+            self.client.respond(self.stream, kind.status, headers, plain_text(error, self._id()))
+        self._finish(kind.name.lower(), Outcome.RESPONSE_FAILED if kind in {Kind.UPSTREAM_CLOSED, Kind.UPSTREAM_PROTOCOL} else None, error)
+
+    def on_internal_error(self, error: Exception) -> None:
+        """A fault of our own: logged once with its traceback, answered with 500; the worker lives."""
+        self._services.log.error("an exchange failed", request_id=self._id().decode(), exc_info=error)
+        self._fail(ProxyError(Kind.INTERNAL, "an internal error; the log has more under this request id"))
+
+    def _drop_upstream(self) -> None:
+        if self._attempt is not None:
+            self._attempt.abandon()
+            self._attempt = None
+        if self._connection is not None:
+            self._connection.abort()
+            self._connection = None
+        self._request_pipe = None
+
+    def _give_up_backend(self, outcome: Outcome | None) -> None:
+        """The present attempt is over: tell the balancer how it went."""
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            balancer = self._forwarding()[1].pool.balancer
+            balancer.release(backend)
+            if outcome is not None:
+                self._report(backend, outcome)
+
+    def _report(self, backend: Backend, outcome: Outcome) -> None:
+        pool = self._forwarding()[1].pool
+        if pool.balancer.report(backend, outcome, self._services.clock()):
+            self._services.log.warning("backend changed state", pool=pool.name, backend=backend.identity, state=backend.state)
+
+    def _forwarding(self) -> tuple[Route, Forward]:
+        route = self._route
+        assert route is not None
+        action = route.action
+        assert isinstance(action, Forward)
+        return route, action
+
+    def _finish(self, ended: str, outcome: Outcome | None, error: ProxyError | None = None) -> None:
+        if self._done:
+            return
+        self._done = True
+        services = self._services
+        services.deadlines.cancel(self)
+        seconds = services.clock() - self._started
+        backend = self._backend
+        route = self._route
+        body_out = self._response_pipe.moved if self._response_pipe is not None else 0
+        if backend is not None:
+            self._give_up_backend(outcome)
+            if self._first_byte:
+                services.meters.upstream_seconds.cell(self._forwarding()[1].pool.name).observe(self._first_byte - self._sent_at)
+        if route is not None:
+            counters = route.counters
+            counters.statuses[min(self._status // 100, 5)].value += 1
+            counters.bytes_in.value += self._body_in
+            counters.bytes_out.value += body_out
+            counters.seconds.observe(seconds)
+        if services.access_log is not None:
+            head = self._head
+            client = self.client
+            services.access_log.append(
+                AccessRecord(
+                    request_id=self._id(),
+                    time=services.wall_clock(),
+                    listener=client.listener.name,
+                    version=client.version,
+                    method=head.method,
+                    host=head.authority,
+                    path=head.path,
+                    status=self._status,
+                    site=self._site.name if self._site is not None else "",
+                    route=route.name if route is not None else "",
+                    backend=self._last_backend,
+                    key=self._key,
+                    client_address=self._client_address or client.peer[0],
+                    bytes_in=self._body_in,
+                    bytes_out=body_out,
+                    seconds=seconds,
+                    seconds_connect=self._sent_at - self._started if self._sent_at else 0.0,
+                    seconds_first_byte=self._first_byte - self._started if self._first_byte else 0.0,
+                    attempts=self._attempts,
+                    ended=ended,
+                    error=error.detail if error is not None else "",
+                )
+            )
+        self.client.exchange_done(self.stream)
+
+
+def _is_path(path: bytes, wanted: bytes) -> bool:
+    """Whether *path* (with its query) is *wanted*."""
+    return path.startswith(wanted) and (len(path) == len(wanted) or path[len(wanted)] == 0x3F)
+
+
+def _then(first: Backend, rest: Iterator[Backend]) -> Iterator[Backend]:
+    yield first
+    yield from rest

@@ -1,0 +1,46 @@
+"""Moves body bytes from a source to a sink with back-pressure: the same in both directions and for all versions.
+
+The source counts what it delivered and stops by itself when too much of it is not credited; the sink accepts everything and says how
+much it holds. The pipe stands between: above high water it keeps the credit back, and gives it once the sink has drained. Knows neither
+requests nor sockets.
+"""
+
+from collections.abc import Callable
+
+from proxy.engine.seam import HIGH_WATER
+
+
+class Pipe:
+    """One direction of one exchange.
+
+    ``write(data)`` queues bytes in the sink and returns what is queued there; ``credit(n)`` tells the source that *n* of the bytes it
+    delivered are taken.
+    """
+
+    __slots__ = ("_credit", "_owed", "_write", "moved")
+
+    def __init__(self, write: Callable[[bytes], int], credit: Callable[[int], None]) -> None:
+        self._write = write
+        self._credit = credit
+        self._owed = 0
+        self.moved = 0
+        """Bytes moved so far."""
+
+    @property
+    def stalled(self) -> bool:
+        """True while the sink is not taking what the source could give."""
+        return self._owed > 0
+
+    def push(self, data: bytes, credit: int) -> None:
+        """Move bytes that the source delivered; *credit* is what they cost it (padding included)."""
+        self.moved += len(data)
+        if self._write(data) > HIGH_WATER:
+            self._owed += credit
+        else:
+            self._credit(credit)
+
+    def drained(self) -> None:
+        """The sink has room again."""
+        owed, self._owed = self._owed, 0
+        if owed:
+            self._credit(owed)

@@ -1,0 +1,33 @@
+"""What one worker's exchanges share: the current snapshot, connections to backends, deadlines, counters, logs.
+
+``app.py`` makes it. The only thing in it that changes is ``snapshot``: a reload swaps the reference.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.deadlines import Deadlines
+from proxy.meters import AccessSink, ProxyMetrics
+from proxy.observe import Log
+from proxy.snapshot import Snapshot
+from proxy.upstream.pool import Upstreams
+
+
+@dataclass(slots=True)
+class Services:
+    """Everything an exchange may use besides its own connection."""
+
+    snapshot: Snapshot
+    upstreams: Upstreams
+    deadlines: Deadlines
+    meters: ProxyMetrics
+    access_log: AccessSink | None
+    log: Log
+    clock: Callable[[], float]
+    """Monotonic seconds."""
+    wall_clock: Callable[[], float]
+    """Seconds since the epoch, for log lines and Date."""
+    make_request_id: Callable[[], bytes]
+    secret: bytes
+    """Keys the hashes of addresses and connection ids (``balancer/affinity.py``)."""
+    draining: bool = False

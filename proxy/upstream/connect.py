@@ -1,0 +1,73 @@
+"""Opens a connection to an endpoint: TCP, TLS or a unix socket, and says in the proxy's own terms what went wrong.
+
+Resolves names, tries each address in turn within one time limit, sets nodelay, and TCP Fast Open where the kernel has it.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable
+from typing import TypeVar
+
+from proxy.errors import Kind, ProxyError
+from proxy.snapshot import Endpoint, UpstreamTls
+
+TCP_FASTOPEN_CONNECT = getattr(socket, "TCP_FASTOPEN_CONNECT", 30 if hasattr(socket, "SO_REUSEPORT") and hasattr(socket, "AF_PACKET") else 0)
+"""The Linux socket option (since 4.11) that sends the first bytes with the SYN; Python names it from 3.15 on. 0: not this system."""
+
+MAX_ADDRESSES = 8
+"""Addresses of one name that are tried."""
+
+ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
+
+
+async def connect(make: Callable[[], ProtocolT], endpoint: Endpoint, tls: UpstreamTls | None, timeout: float) -> ProtocolT:  # noqa: ASYNC109  # one limit over several steps, translated below
+    """Connect within *timeout* seconds and give the protocol made.
+
+    Raises ProxyError, with ``retry`` set: no byte of a request was sent.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            return await _connect(make, endpoint, tls if endpoint.secure else None)
+    except TimeoutError:
+        raise ProxyError(Kind.CONNECT_TIMEOUT, f"no connection to {endpoint.url} within {timeout:g} s", retry=True) from None
+    except ssl.SSLCertVerificationError as error:
+        raise ProxyError(Kind.UPSTREAM_CERTIFICATE, f"{endpoint.url}: {error.verify_message}", retry=True) from None
+    except ssl.SSLError as error:
+        raise ProxyError(Kind.UPSTREAM_TLS, f"{endpoint.url}: {error.reason or error}", retry=True) from None
+    except OSError as error:
+        raise ProxyError(Kind.CONNECT_REFUSED, f"{endpoint.url}: {error.strerror or error}", retry=True) from None
+
+
+async def _connect(make: Callable[[], ProtocolT], endpoint: Endpoint, tls: UpstreamTls | None) -> ProtocolT:
+    loop = asyncio.get_running_loop()
+    context = tls.context if tls is not None else None
+    name = (tls.server_name or endpoint.host) if tls is not None else None
+    if endpoint.unix_path is not None:
+        _, protocol = await loop.create_unix_connection(make, endpoint.unix_path, ssl=context, server_hostname=name)
+        return protocol
+    addresses = await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    failure: OSError | None = None
+    for family, kind, protocol_number, _, address in addresses[:MAX_ADDRESSES]:
+        sock = socket.socket(family, kind, protocol_number)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if TCP_FASTOPEN_CONNECT:
+                with contextlib.suppress(OSError):
+                    sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
+            await loop.sock_connect(sock, address)
+            _, protocol = await loop.create_connection(make, sock=sock, ssl=context, server_hostname=name)
+        except ssl.SSLError:
+            sock.close()
+            raise
+        except OSError as error:
+            sock.close()
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return protocol
+    raise failure or OSError(f"{endpoint.host} has no address")

@@ -1,0 +1,225 @@
+"""One HTTP/1.1 connection to a backend: the transport around ``engine/h1_client``.
+
+It serves one exchange at a time and gives it the answer event by event. Bytes that the exchange has not credited are counted, and above
+high water the transport is not read, so that a slow client slows the backend and not the memory.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol, cast
+
+from proxy.engine.events import Informational, ResponseBody, ResponseEnd, ResponseHead, UpstreamEvent
+from proxy.engine.h1_client import H1Client, UpstreamProtocolError
+from proxy.engine.seam import HIGH_WATER, LOW_WATER
+from proxy.errors import Kind, ProxyError
+from proxy.message import Headers
+
+if TYPE_CHECKING:
+    from proxy.upstream.pool import EndpointConnections
+
+
+class Consumer(Protocol):
+    """What takes the answer: the exchange."""
+
+    def on_informational(self, event: Informational) -> None: ...
+    def on_response_head(self, event: ResponseHead) -> None: ...
+    def on_response_body(self, data: bytes) -> None: ...
+    def on_response_end(self, trailers: Headers) -> None: ...
+
+    def on_upstream_error(self, error: ProxyError, *, stale: bool) -> None:
+        """The connection failed. ``stale``: it was a reused one and no byte of an answer had come."""
+
+    def on_upstream_drained(self) -> None:
+        """The request body may flow again."""
+
+    def on_internal_error(self, error: Exception) -> None:
+        """One of the methods above failed by a fault of our own."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """A connection of one endpoint. Made by ``connect.py``, owned by ``pool.EndpointConnections``."""
+
+    __slots__ = (
+        "_consumer",
+        "_engine",
+        "_owner",
+        "_read_paused",
+        "_request_done",
+        "_response_begun",
+        "_transport",
+        "_uncredited",
+        "_write_paused",
+        "idle_since",
+        "opened",
+        "uses",
+    )
+
+    def __init__(self, owner: "EndpointConnections", opened: float) -> None:
+        self._owner = owner
+        self._engine = H1Client()
+        self._consumer: Consumer | None = None
+        self._transport: asyncio.Transport | None = None
+        self._uncredited = 0
+        self._read_paused = False
+        self._write_paused = False
+        self._request_done = True
+        self._response_begun = False
+        self.opened = opened
+        self.idle_since = opened
+        self.uses = 0
+
+    # The exchange's side
+
+    @property
+    def closed(self) -> bool:
+        """True when nothing can be sent on it any more."""
+        return self._transport is None or self._transport.is_closing()
+
+    def begin(self, consumer: Consumer, method: bytes, target: bytes, headers: Headers, *, end: bool) -> None:
+        """Send a request head; ``end`` when there is no body."""
+        assert self._consumer is None
+        assert self._transport is not None
+        self._consumer = consumer
+        self._request_done = end
+        self._response_begun = False
+        self.uses += 1
+        self._transport.write(self._engine.start(method, target, headers, end=end))
+
+    def send_data(self, data: bytes) -> int:
+        """Send body bytes; more than HIGH_WATER is returned while the backend does not take them."""
+        if self._transport is not None:
+            self._transport.write(self._engine.encode_data(data))
+        return HIGH_WATER + 1 if self._write_paused else 0
+
+    def send_end(self, trailers: Headers) -> None:
+        """The request body is complete."""
+        self._request_done = True
+        data = self._engine.encode_end(trailers)
+        if data and self._transport is not None:
+            self._transport.write(data)
+
+    def credit(self, taken: int) -> None:
+        """The exchange's client took *taken* bytes of the answer."""
+        self._uncredited -= taken
+        if self._read_paused and self._uncredited <= LOW_WATER:
+            self._read_paused = False
+            if self._transport is not None:
+                self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Drop the connection: its exchange has no more use for the answer. No more callbacks."""
+        self._consumer = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Close an idle connection."""
+        if self._transport is not None:
+            self._transport.close()
+
+    # The transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected (with TLS where the endpoint has it)."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
+        self._owner.made()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of an answer."""
+        consumer = self._consumer
+        try:
+            events = self._engine.receive(data)
+        except UpstreamProtocolError as error:
+            self._fail(ProxyError(Kind.UPSTREAM_PROTOCOL, str(error)), stale=False)
+            return
+        if consumer is None:
+            self.close()
+            return
+        self._response_begun = True
+        try:
+            self._deliver(consumer, events)
+        except Exception as error:  # noqa: BLE001  # contained to this exchange: the worker lives
+            consumer.on_internal_error(error)
+
+    def _deliver(self, consumer: Consumer, events: list[UpstreamEvent]) -> None:
+        for event in events:
+            kind = type(event)
+            if kind is ResponseBody:
+                body = cast("ResponseBody", event).data
+                self._uncredited += len(body)
+                consumer.on_response_body(body)
+            elif kind is ResponseHead:
+                head = cast("ResponseHead", event)
+                if head.end:
+                    self._release()
+                consumer.on_response_head(head)
+            elif kind is ResponseEnd:
+                self._release()
+                consumer.on_response_end(cast("ResponseEnd", event).trailers)
+            else:
+                consumer.on_informational(cast("Informational", event))
+            if self._consumer is not consumer:
+                return  # the answer is complete, or the exchange let go of it while taking an event
+        if self._uncredited > HIGH_WATER and not self._read_paused and self._transport is not None:
+            self._read_paused = True
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        """The backend closed its side."""
+        if self._consumer is not None:
+            try:
+                events = self._engine.receive_eof()
+            except UpstreamProtocolError as error:
+                if self._response_begun:
+                    self._fail(ProxyError(Kind.UPSTREAM_CLOSED, str(error)), stale=False)
+                else:
+                    self._fail(ProxyError(Kind.UPSTREAM_CLOSED, "closed before an answer"), stale=self.uses > 1)
+                return False
+            consumer = self._consumer
+            for event in events:
+                self._release()
+                if isinstance(event, ResponseEnd):
+                    consumer.on_response_end(event.trailers)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._transport = None
+        self._owner.lost(self)
+        if self._consumer is not None:
+            if isinstance(exc, ConnectionRefusedError):
+                # TCP Fast Open reports here what connect() would have reported
+                self._fail(ProxyError(Kind.CONNECT_REFUSED, str(exc), retry=True), stale=False)
+            else:
+                stale = self.uses > 1 and not self._response_begun
+                self._fail(ProxyError(Kind.UPSTREAM_CLOSED, str(exc or "closed before the answer was complete")), stale=stale)
+
+    def pause_writing(self) -> None:
+        """The backend does not read as fast as the client sends."""
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        """It caught up."""
+        self._write_paused = False
+        if self._consumer is not None:
+            self._consumer.on_upstream_drained()
+
+    def _release(self) -> None:
+        """The answer is complete: keep the connection for another exchange, or close it."""
+        self._consumer = None
+        self._uncredited = 0
+        if self._read_paused:
+            self._read_paused = False
+            if self._transport is not None:
+                self._transport.resume_reading()
+        if self._request_done and self._engine.reusable and not self.closed:
+            self._owner.give_back(self)
+        elif self._transport is not None:
+            self._transport.abort()
+
+    def _fail(self, error: ProxyError, *, stale: bool) -> None:
+        consumer, self._consumer = self._consumer, None
+        if self._transport is not None:
+            self._transport.abort()
+        if consumer is not None:
+            consumer.on_upstream_error(error, stale=stale)

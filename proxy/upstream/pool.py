@@ -1,0 +1,172 @@
+"""The connections to every endpoint, kept alive between requests.
+
+Last in, first out: the freshest connection is the least likely to have been closed by the backend, and the others grow old and are let
+go. Decides nothing about which backend to take; that was the balancer.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from proxy.errors import ProxyError
+from proxy.meters import ProxyMetrics
+from proxy.snapshot import Endpoint, Pool, UpstreamConnections, UpstreamTls
+from proxy.tasks import Tasks
+from proxy.upstream.connect import connect
+from proxy.upstream.h1 import UpstreamConnection
+
+
+class Waiter(Protocol):
+    """Who asked for a new connection."""
+
+    def on_connected(self, connection: UpstreamConnection) -> None: ...
+    def on_connect_failed(self, error: ProxyError) -> None: ...
+
+
+class Attempt:
+    """A connect in progress; ``abandon`` when nobody waits for it any more: the connection made then goes to the idle ones."""
+
+    __slots__ = ("waiter",)
+
+    def __init__(self, waiter: Waiter) -> None:
+        self.waiter: Waiter | None = waiter
+
+    def abandon(self) -> None:
+        """Its waiter is gone."""
+        self.waiter = None
+
+
+class EndpointConnections:
+    """All connections to one endpoint of one pool."""
+
+    def __init__(self, pool: Pool, endpoint: Endpoint, meters: ProxyMetrics, tasks: Tasks, clock: Callable[[], float]) -> None:
+        self._endpoint = endpoint
+        self._tls: UpstreamTls | None = pool.tls
+        self._settings: UpstreamConnections = pool.connections
+        self._tasks = tasks
+        self._clock = clock
+        self._idle: list[UpstreamConnection] = []
+        self._retired = False
+        self._connected = meters.upstream_connects.cell(pool.name, "ok")
+        self._failed = meters.upstream_connects.cell(pool.name, "failed")
+        self._reused = meters.upstream_reused.cell(pool.name)
+        self._open = meters.upstream_open.cell(pool.name)
+
+    def configure(self, pool: Pool) -> None:
+        """After a reload that left the endpoint as it was."""
+        self._settings = pool.connections
+        self._tls = pool.tls
+
+    def take(self) -> UpstreamConnection | None:
+        """An idle connection, or None."""
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if not connection.closed:
+                self._reused.value += 1
+                return connection
+        return None
+
+    def open(self, waiter: Waiter, timeout: float) -> Attempt:
+        """Connect, and tell *waiter* within *timeout* seconds."""
+        attempt = Attempt(waiter)
+        self._tasks.start(f"connect {self._endpoint.url}", self._open_one(attempt, timeout))
+        return attempt
+
+    async def _open_one(self, attempt: Attempt, timeout: float) -> None:  # noqa: ASYNC109  # handed on to connect()
+        try:
+            connection = await connect(lambda: UpstreamConnection(self, self._clock()), self._endpoint, self._tls, timeout)
+        except ProxyError as error:
+            self._failed.value += 1
+            if attempt.waiter is not None:
+                attempt.waiter.on_connect_failed(error)
+            return
+        self._connected.value += 1
+        if attempt.waiter is not None:
+            attempt.waiter.on_connected(connection)
+        else:
+            self.give_back(connection)
+
+    def give_back(self, connection: UpstreamConnection) -> None:
+        """An exchange is done with it and it can serve another."""
+        now = self._clock()
+        settings = self._settings
+        if self._retired or len(self._idle) >= settings.max_idle or now - connection.opened > settings.lifetime:
+            connection.close()
+            return
+        connection.idle_since = now
+        self._idle.append(connection)
+
+    def made(self) -> None:
+        """A connection was established."""
+        self._open.value += 1
+
+    def lost(self, connection: UpstreamConnection) -> None:
+        """The connection closed."""
+        self._open.value -= 1
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def expire(self, now: float) -> None:
+        """Close what was idle for too long: the oldest stand first."""
+        idle = self._idle
+        limit = now - self._settings.idle_timeout
+        stale = 0
+        while stale < len(idle) and idle[stale].idle_since < limit:
+            stale += 1
+        if stale:
+            old, self._idle = idle[:stale], idle[stale:]
+            for connection in old:
+                connection.close()
+
+    def retire(self) -> None:
+        """The endpoint left the configuration: idle connections close now, busy ones after their exchange."""
+        self._retired = True
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+
+class Upstreams:
+    """The endpoints of every pool."""
+
+    def __init__(self, meters: ProxyMetrics, tasks: Tasks, clock: Callable[[], float]) -> None:
+        self._meters = meters
+        self._tasks = tasks
+        self._clock = clock
+        self._endpoints: dict[tuple[str, str], EndpointConnections] = {}
+        self._fingerprints: dict[tuple[str, str], object] = {}
+
+    def of(self, pool: Pool, identity: str) -> EndpointConnections:
+        """The connections to one backend of *pool*."""
+        key = (pool.name, identity)
+        found = self._endpoints.get(key)
+        if found is None:
+            # an exchange of an older snapshot may still need an endpoint that a reload took away
+            found = self._endpoints[key] = EndpointConnections(pool, pool.endpoints[identity], self._meters, self._tasks, self._clock)
+            self._fingerprints[key] = _fingerprint(pool)
+        return found
+
+    def replace(self, pools: Mapping[str, Pool]) -> None:
+        """After a reload: endpoints that are gone, or reached differently now, let their connections go; the others keep them."""
+        wanted = {(pool.name, identity): pool for pool in pools.values() for identity in pool.endpoints}
+        for key in list(self._endpoints):
+            pool = wanted.get(key)
+            if pool is not None and self._fingerprints[key] == _fingerprint(pool):
+                self._endpoints[key].configure(pool)
+            else:
+                self._endpoints.pop(key).retire()
+                del self._fingerprints[key]
+
+    def expire(self, now: float) -> None:
+        """Close connections that were idle for too long."""
+        for endpoint in self._endpoints.values():
+            endpoint.expire(now)
+
+    def close(self) -> None:
+        """Let every idle connection go."""
+        for endpoint in self._endpoints.values():
+            endpoint.retire()
+
+
+def _fingerprint(pool: Pool) -> object:
+    return pool.tls.fingerprint if pool.tls is not None else None
