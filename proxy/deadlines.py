@@ -55,10 +55,11 @@ class Deadlines:
         upto = int(now / TICK)
         while self._turned < upto:
             self._turned += 1
-            bucket = self._slots.pop(self._turned, None)
-            while bucket:
+            bucket = self._slots.get(self._turned)
+            while bucket:  # still in its place: an item that fires may cancel another one of the same slot
                 item, _ = bucket.popitem()
                 item.slot = -1
                 due = item.on_deadline(now)
                 if due is not None:
                     self.set(item, due)
+            self._slots.pop(self._turned, None)

@@ -1,0 +1,28 @@
+"""The state folder's secret."""
+
+from pathlib import Path
+
+import pytest
+
+from proxy.control.state import SECRET_BYTES, StateError, load_secret
+
+
+def test_the_secret_is_made_once_and_kept_private(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "state"
+    first = load_secret(folder)
+    assert len(first) == SECRET_BYTES
+    assert load_secret(folder) == first
+    assert (folder / "secret").stat().st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_damaged_secret_is_refused_with_its_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"short")
+    with pytest.raises(StateError, match=r"secret: 5 bytes where 32 were expected"):
+        load_secret(tmp_path)
+
+
+def test_a_folder_that_is_a_file_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StateError, match=r"the state folder has to be writable"):
+        load_secret(tmp_path / "file")
