@@ -1,0 +1,152 @@
+"""TLS 1.3 on TCP, up to the session: what a ClientHello is refused for, and one context per certificate and rule.
+
+Knows OpenSSL through the standard ``ssl`` module. All that can be refused by the ClientHello alone is refused before OpenSSL is asked.
+The certificate is chosen by SNI before the session is made, and never changed afterwards. ``tls_session.py`` has the connection's part.
+"""
+
+import ssl
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from proxy.listen.material import secret_file
+from proxy.listen.peek import ClientHello
+from proxy.listen.tls_session import FAILURES, TlsFailure, TlsSession
+from proxy.snapshot import ClientCertificateRule, Snapshot, TlsProfile
+
+__all__ = [
+    "DECODE_ERROR_ALERT",
+    "FAILURES",
+    "INTERNAL_ERROR_ALERT",
+    "NO_APPLICATION_PROTOCOL_ALERT",
+    "UNRECOGNIZED_NAME_ALERT",
+    "ContextError",
+    "TlsContexts",
+    "TlsFailure",
+    "TlsSession",
+    "alert",
+    "check_hello",
+]
+
+
+def alert(description: int) -> bytes:
+    """A record with a fatal alert in clear, for a client that has no keys yet (RFC 8446, section 6)."""
+    return bytes((0x15, 3, 3, 0, 2, 2, description))
+
+
+DECODE_ERROR_ALERT = alert(50)
+INTERNAL_ERROR_ALERT = alert(80)
+UNRECOGNIZED_NAME_ALERT = alert(112)
+"""For an SNI that is to be refused (RFC 6066, section 3)."""
+NO_APPLICATION_PROTOCOL_ALERT = alert(120)
+
+
+class ContextError(Exception):
+    """OpenSSL refuses the certificate, the key or the CA of a profile: says which and why."""
+
+
+class TlsContexts:
+    """The contexts of all profiles: made once, at publication, and kept over a reload where nothing that matters changed.
+
+    Each context has ticket keys of its own (OpenSSL makes them at random), so a ticket of one site opens no other, and none outlives
+    a changed certificate or rule. Contexts that ask for client certificates give no tickets at all: a resumed session would pass with
+    a certificate that has expired since, whose holder need not show it again.
+    """
+
+    def __init__(self) -> None:
+        self._by_profile: dict[tuple[TlsProfile, frozenset[str]], ssl.SSLContext] = {}
+        self._by_content: dict[_Content, ssl.SSLContext] = {}
+
+    def build(self, snapshot: Snapshot) -> None:
+        """Make ready for *snapshot*, so that no handshake waits, and forget what it no longer has.
+
+        Call it before publishing. Raises ContextError, and then changes nothing.
+        """
+        tcp = {protocols for listener in snapshot.listeners if (protocols := _over_tcp(listener.protocols))}
+        sni = snapshot.sni
+        profiles = {*sni.exact.values(), *sni.wildcard.values(), sni.default}
+        by_profile: dict[tuple[TlsProfile, frozenset[str]], ssl.SSLContext] = {}
+        by_content: dict[_Content, ssl.SSLContext] = {}
+        for protocols in tcp:
+            for profile in profiles:
+                content = _content(profile, protocols)
+                context = by_content.get(content) or self._by_content.get(content) or _make(profile, protocols)
+                by_profile[profile, protocols] = by_content[content] = context
+        self._by_profile, self._by_content = by_profile, by_content
+
+    def get(self, profile: TlsProfile, protocols: frozenset[str]) -> ssl.SSLContext:
+        """The context for *profile* on a listener with *protocols*; made now when ``build`` did not. Raises ContextError."""
+        found = self._by_profile.get((profile, protocols))
+        if found is None:
+            over_tcp = _over_tcp(protocols)
+            found = self._by_profile.get((profile, over_tcp))
+            if found is None:
+                content = _content(profile, over_tcp)
+                found = self._by_content.get(content) or _make(profile, over_tcp)
+                self._by_content[content] = self._by_profile[profile, over_tcp] = found
+            self._by_profile[profile, protocols] = found
+        return found
+
+
+_Content: TypeAlias = tuple[str, bytes, bytes, ClientCertificateRule | None, frozenset[str]]
+_TCP_PROTOCOLS = ("h2", "http/1.1")
+"""In the order of our preference."""
+
+
+def _over_tcp(protocols: Iterable[str]) -> frozenset[str]:
+    return frozenset(_TCP_PROTOCOLS).intersection(protocols)
+
+
+def _content(profile: TlsProfile, protocols: frozenset[str]) -> _Content:
+    """All that a context is made of; the domain too, so that sites with one certificate don't take each other's tickets."""
+    certificate = profile.certificate
+    return (profile.domain, certificate.chain_pem, certificate.key_pem, profile.client_rule, protocols)
+
+
+def _make(profile: TlsProfile, protocols: frozenset[str]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.set_alpn_protocols([name for name in _TCP_PROTOCOLS if name in protocols])
+    certificate, rule = profile.certificate, profile.client_rule
+    try:
+        with secret_file(certificate.chain_pem) as chain, secret_file(certificate.key_pem) as key:
+            context.load_cert_chain(chain, key, password=_no_password)
+        context.num_tickets = 2 if rule is None else 0
+        if rule is not None:
+            context.verify_mode = ssl.CERT_REQUIRED if rule.required else ssl.CERT_OPTIONAL
+            context.load_verify_locations(cadata=rule.ca_pem.decode("ascii"))
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        reason = getattr(error, "reason", None)
+        detail = reason.lower().replace("_", " ") if reason else str(error)
+        msg = f"TLS for {profile.domain} (certificate from {certificate.source}): {detail}"
+        raise ContextError(msg) from error
+    return context
+
+
+def _no_password() -> str:
+    """Keep OpenSSL from asking at the terminal for an encrypted key's password."""
+    msg = "the private key is encrypted"
+    raise ValueError(msg)
+
+
+def check_hello(hello: ClientHello, protocols: frozenset[str]) -> None:
+    """Refuse what can't come to a connection with a listener that speaks *protocols*, at no cost in cryptography.
+
+    OpenSSL itself would go on without ALPN where a client's offer has nothing in common with ours: RFC 7301, section 3.2 asks for an
+    alert. A client that offers no ALPN is taken to speak HTTP/1.1. Raises TlsFailure.
+    """
+    if _TLS_13 not in hello.versions:
+        raise TlsFailure("unsupported_protocol", "TLS 1.3 is not offered", alert(70))
+    if hello.finite_field:
+        raise TlsFailure("no_shared_group", "a finite-field key exchange is offered", alert(40))
+    if hello.alpn:
+        for name in hello.alpn:
+            if _WIRE.get(name) in protocols:
+                return
+        raise TlsFailure("no_application_protocol", "no protocol in common", NO_APPLICATION_PROTOCOL_ALERT)
+    if "http/1.1" not in protocols:
+        raise TlsFailure("no_application_protocol", "ALPN is not offered", NO_APPLICATION_PROTOCOL_ALERT)
+
+
+_TLS_13 = 0x0304
+_WIRE = {name.encode(): name for name in _TCP_PROTOCOLS}
