@@ -1,0 +1,78 @@
+"""One backend as the balancer sees it: a name, a weight, a state and what is in flight.
+
+Knows no address, no protocol and no rule: ``health`` moves the state, ``pool`` counts what is in flight, everybody may read.
+"""
+
+from enum import Enum
+from math import inf
+
+
+class Condition(Enum):
+    """Health and draining together; the first word is what people and metrics are told."""
+
+    UP = "up"
+    DOWN = "down"
+    DRAINING = "draining"
+    DRAINING_DOWN = "draining down"
+    """Draining, and unhealthy besides: it goes down, and not up, when the draining is called off."""
+
+    def __init__(self, words: str) -> None:
+        self.shown = words.partition(" ")[0]
+        self.usable = words == "up"
+        """Whether new requests may go there."""
+
+
+class Backend:
+    """A backend of one pool. Compared by identity of the object: after a reload an unchanged backend is the very same object."""
+
+    __slots__ = (
+        "__weakref__",
+        "available",
+        "backoff",
+        "backup",
+        "condition",
+        "failures",
+        "identity",
+        "inflight",
+        "last_healthy",
+        "proven",
+        "reason",
+        "state",
+        "streak",
+        "trial",
+        "trial_at",
+        "weight",
+    )
+
+    def __init__(self, identity: str, weight: int = 1, *, backup: bool = False) -> None:
+        self.identity = identity
+        """The endpoint's normalised URL: what state is kept by."""
+        self.weight = weight
+        self.backup = backup
+        """Takes requests only while no primary is available."""
+        self.available = True
+        """Whether requests may go there: up and not draining, or down with a trial due."""
+        self.state = "up"
+        """``up``, ``down`` or ``draining``. New backends start up: the first probe decides."""
+        self.inflight = 0
+        """Requests in progress."""
+        self.condition = Condition.UP
+        self.proven = False
+        """It has answered a probe or a request at least once."""
+        self.streak = 0
+        """Probes in a row against the present health: failures while healthy, successes while not."""
+        self.failures = 0
+        """Live failures in a row."""
+        self.last_healthy = -inf
+        """When it was last known to be healthy: set as it goes down, for the order of ``panic``."""
+        self.reason = ""
+        """Why it is in its state, for people: empty while it is up."""
+        self.backoff = 0.0
+        """Seconds until the next trial, should the next one fail."""
+        self.trial_at = inf
+        """When one request may try a backend that is down and that nothing probes; never, while it is up or probed."""
+        self.trial = False
+        """A trial request may be under way: its success brings the backend up."""
+
+    def __repr__(self) -> str:
+        return f"Backend({self.identity!r}, {self.state}, weight={self.weight}, inflight={self.inflight})"
