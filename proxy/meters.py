@@ -97,7 +97,7 @@ class ProxyMetrics:
                     self.pool_backends.cell(pool.name, state)
                 for backend in pool.backends:
                     self.pool_backends.cell(pool.name, backend.state).value += 1
-                    self.backend_up.cell(pool.name, backend.identity).value = int(backend.available)
+                    self.backend_up.cell(pool.name, backend.identity).value = int(backend.state == "up")
                     self.backend_inflight.cell(pool.name, backend.identity).value = backend.inflight
 
         return refresh
@@ -110,7 +110,7 @@ class ProxyMetrics:
 
 
 class BackendState(Protocol):
-    """What the gauges show of a backend (``balancer.backend.Backend`` is one)."""
+    """What the gauges and the admin pages show of a backend (``balancer.backend.Backend`` is one)."""
 
     @property
     def identity(self) -> str:
@@ -121,8 +121,16 @@ class BackendState(Protocol):
         """``up``, ``down`` or ``draining``."""
 
     @property
-    def available(self) -> bool:
-        """Whether it gets requests."""
+    def reason(self) -> str:
+        """Why it is in its state; empty while it is up."""
+
+    @property
+    def weight(self) -> int:
+        """Its share of the pool's requests."""
+
+    @property
+    def backup(self) -> bool:
+        """Whether it only stands in for the others."""
 
     @property
     def inflight(self) -> int:
@@ -130,7 +138,7 @@ class BackendState(Protocol):
 
 
 class PoolState(Protocol):
-    """What the gauges show of a pool (``balancer.pool.Pool`` is one)."""
+    """What the gauges and the admin pages show of a pool (``balancer.pool.Pool`` is one)."""
 
     @property
     def name(self) -> str:

@@ -1,0 +1,88 @@
+"""Lines to a file descriptor from a thread of its own: whoever logs never waits for whoever reads.
+
+Knows bytes. A pipe whose reader has stopped, a full disk or a closed terminal costs lines, which are counted, and never a request. The
+descriptor is not made non-blocking, since that would change it for every process that shares it.
+"""
+
+import atexit
+import os
+import select
+from queue import SimpleQueue
+from threading import Lock, Thread
+from time import monotonic
+
+MAX_PENDING = 8 * 1024 * 1024
+"""Bytes that wait for the descriptor, at most; further lines are dropped."""
+
+CLOSE_SECONDS = 2.0
+"""How long ``close`` waits for a reader that takes nothing."""
+
+
+class LineWriter:
+    """Owns no descriptor: the caller's stays open. ``write`` may be called from any thread."""
+
+    def __init__(self, descriptor: int, *, max_pending: int = MAX_PENDING) -> None:
+        self._descriptor = descriptor
+        self._max_pending = max_pending
+        self._queue: SimpleQueue[tuple[bytes, int] | None] = SimpleQueue()
+        self._lock = Lock()
+        self._pending = 0
+        self._closed = False
+        self.dropped = 0
+        """Lines that were lost."""
+        self._thread = Thread(target=self._run, name="log writer", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def write(self, data: bytes, lines: int = 1) -> bool:
+        """Queue complete lines; False when they had to be dropped."""
+        size = len(data)
+        with self._lock:
+            if self._closed or self._pending + size > self._max_pending:
+                self.dropped += lines
+                return False
+            self._pending += size
+            self._queue.put((data, lines))
+        return True
+
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Write what is queued, for at most so many seconds. Later lines are dropped."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._queue.put(None)
+        self._thread.join(seconds)
+        atexit.unregister(self.close)
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            data, lines = item
+            written = self._deliver(data)
+            with self._lock:
+                self._pending -= len(data)
+                if not written:
+                    self.dropped += lines
+
+    def _deliver(self, data: bytes) -> bool:
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:
+                # somebody who shares the descriptor made it non-blocking
+                if not self._writable():
+                    return False
+            except OSError:
+                return False
+        return True
+
+    def _writable(self) -> bool:
+        """Wait until the descriptor takes bytes; once closing, no longer than ``CLOSE_SECONDS``."""
+        give_up: float | None = None
+        while not select.select((), (self._descriptor,), (), 0.25)[1]:
+            if self._closed:
+                give_up = give_up or monotonic() + CLOSE_SECONDS
+                if monotonic() > give_up:
+                    return False
+        return True
