@@ -178,7 +178,7 @@ class Exchange:
             return
         port = self.client.listener.public_port
         host = host_of(head.authority)
-        authority = (b"[%b]" % host if b":" in host else host) + (b"" if port == 443 else b":%d" % port)
+        authority = _bracketed(host) + (b"" if port == 443 else b":%d" % port)
         path = head.path if head.path[:1] == b"/" else b"/"
         self._answer(308, [(b"location", b"https://" + authority + path), (b"content-length", b"0")], b"")
 
@@ -228,8 +228,8 @@ class Exchange:
         head = self._head
         return Variables(
             method=head.method,
-            scheme=b"https",
-            host=host_of(head.authority),
+            scheme=head.scheme,
+            host=_bracketed(host_of(head.authority)),
             path=head.path,
             version=self.client.version.encode(),
             client_address=self._address().encode(),
@@ -639,6 +639,10 @@ class Exchange:
 def _is_path(path: bytes, wanted: bytes) -> bool:
     """Whether *path* (with its query) is *wanted*."""
     return path.startswith(wanted) and (len(path) == len(wanted) or path[len(wanted)] == 0x3F)
+
+
+def _bracketed(host: bytes) -> bytes:
+    return b"[%b]" % host if b":" in host else host
 
 
 def _then(first: Backend, rest: Iterator[Backend]) -> Iterator[Backend]:

@@ -18,6 +18,7 @@ class ProxyMetrics:
         "backend_inflight",
         "backend_up",
         "config_generation",
+        "connection_errors",
         "connections",
         "connections_open",
         "datagrams",
@@ -52,6 +53,9 @@ class ProxyMetrics:
         self.http3_connections = counter("http3_connections_total", "HTTP/3 connections accepted")
         self.connections = counter("qproxy_connections_total", "Client connections that came as far as HTTP", ("listener", "version"))
         self.connections_open = gauge("qproxy_connections_open", "Client connections now", ("version",))
+        self.connection_errors = counter(
+            "qproxy_connection_errors_total", "Client connections that ended with an error after the handshake", ("version", "error")
+        )
         self.handshake_seconds = histogram(
             "qproxy_handshake_seconds", "Time from the first byte to the end of the handshake, by transport (tcp, quic)", ("transport",)
         )

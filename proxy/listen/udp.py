@@ -165,7 +165,7 @@ class UdpListener:
                 continue
             elif isinstance(event, PathChanged):
                 self.services.log.info("path changed", old=client.peer[0], new=event.peer[0], key=client.affinity_key.hex())
-                self.services.meters.path_changes.cell().value += 1
+                self.services.meters.quic_path_changes.cell().value += 1
                 client.peer = event.peer
             else:
                 client.deliver(event)
