@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from proxy import __version__
-from proxy.config.compile import compile_snapshot, diff, with_certificates
+from proxy.config.compile import compile_snapshot, diff
 from proxy.config.load import ConfigError, Configuration, load
 from proxy.config.material import self_signed
 from proxy.control.admin import Admin
@@ -36,9 +36,9 @@ from proxy.listen.limits import AcceptLimits
 from proxy.listen.tcp import TcpListener, bind_tcp
 from proxy.listen.tls import TlsContexts
 from proxy.listen.udp import UdpListener, bind_udp
+from proxy.message import Address
 from proxy.meters import ProxyMetrics
 from proxy.observe import Log, Metrics
-from proxy.message import Address
 from proxy.services import Services
 from proxy.snapshot import Snapshot
 from proxy.tasks import Tasks
@@ -159,7 +159,7 @@ class App:
                 self._tcp.append(tcp)
             if "h3" in listener.protocols:
                 endpoint = QuicEndpoint(
-                    lambda sni: self._services.snapshot.sni.select(sni),
+                    self._services.snapshot.sni.select,
                     snapshot.limits.engine,
                     QuicSettings(idle_timeout=snapshot.timeouts.idle),
                     self._secret,
@@ -275,7 +275,9 @@ class App:
             tcp.stop_accepting()
         for listener in (*self._tcp, *self._udp):
             listener.drain()
-        await self._wait(lambda: not any(tcp.connections for tcp in self._tcp) and not any(udp.clients for udp in self._udp), timeouts.drain)
+        await self._wait(
+            lambda: not any(tcp.connections for tcp in self._tcp) and not any(udp.clients for udp in self._udp), timeouts.drain
+        )
         cut = self._busy()
         for listener in (*self._tcp, *self._udp):
             listener.abort()
@@ -289,7 +291,7 @@ class App:
     async def _wait(self, done: Callable[[], bool], seconds: float) -> None:
         """Until *done*, at most *seconds*, less when a second signal says so."""
         until = time.monotonic() + seconds
-        while not done() and not self._hurry.is_set() and time.monotonic() < until:
+        while not done() and not self._hurry.is_set() and time.monotonic() < until:  # noqa: ASYNC110  # what is waited for is a count
             await asyncio.sleep(min(POLL, max(0.0, until - time.monotonic())))
 
     def _busy(self) -> int:
@@ -322,7 +324,7 @@ def _shown(address: Address | None) -> str:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where it is installed, else asyncio's own."""
+    """Uvloop where it is installed, else asyncio's own."""
     try:
         import uvloop  # noqa: PLC0415  # optional on systems without it
     except ImportError:

@@ -509,7 +509,7 @@ class Exchange:
         return min(due, self._started + timeouts.total) if timeouts.total else due
 
     def _idle_error(self, seconds: float) -> ProxyError:
-        """Whose silence was it?"""
+        """Whose silence it was."""
         if self._head_sent:
             if self._response_pipe is not None and self._response_pipe.stalled:
                 return ProxyError(Kind.REQUEST_TIMEOUT, f"the client took nothing of the answer for {seconds:g} s")

@@ -88,9 +88,7 @@ class Metrics:
             hook()
         return list(self.families.values())
 
-    def _declare(
-        self, name: str, help_text: str, labels: tuple[str, ...], kind: str, make: Callable[[], CellT]
-    ) -> Family[CellT]:
+    def _declare(self, name: str, help_text: str, labels: tuple[str, ...], kind: str, make: Callable[[], CellT]) -> Family[CellT]:
         family = self.families.get(name)
         if family is None:
             family = self.families[name] = Family(name, help_text, labels, kind, make)

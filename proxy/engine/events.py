@@ -136,14 +136,6 @@ class ResponseEnd:
 
 
 Event: TypeAlias = (
-    RequestHead
-    | RequestBody
-    | RequestEnd
-    | StreamReset
-    | Rejected
-    | Drained
-    | ConnectionReady
-    | PathChanged
-    | ConnectionClosed
+    RequestHead | RequestBody | RequestEnd | StreamReset | Rejected | Drained | ConnectionReady | PathChanged | ConnectionClosed
 )
 UpstreamEvent: TypeAlias = Informational | ResponseHead | ResponseBody | ResponseEnd

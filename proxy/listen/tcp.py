@@ -19,7 +19,14 @@ from proxy.listen.client import ClientStreams
 from proxy.listen.limits import AcceptLimits
 from proxy.listen.peek import ClientHello, Peek, PlainHttp
 from proxy.listen.proxy_protocol import ProxyProtocolError, Reader
-from proxy.listen.tls import INTERNAL_ERROR_ALERT, NO_APPLICATION_PROTOCOL_ALERT, UNRECOGNIZED_NAME_ALERT, TlsContexts, TlsFailure, TlsSession
+from proxy.listen.tls import (
+    INTERNAL_ERROR_ALERT,
+    NO_APPLICATION_PROTOCOL_ALERT,
+    UNRECOGNIZED_NAME_ALERT,
+    TlsContexts,
+    TlsFailure,
+    TlsSession,
+)
 from proxy.message import Address, Headers
 from proxy.services import Services
 from proxy.snapshot import Listener
@@ -102,8 +109,8 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
             return
         try:
             self._phase(bytes(self._owner.buffer[:nbytes]))
-        except Exception as error:  # noqa: BLE001  # one connection's fault is not its neighbours'
-            self.services.log.error("a connection failed", client=self.peer[0], exc_info=error)
+        except Exception as error:  # one connection's fault is not its neighbours'
+            self.services.log.exception("a connection failed", client=self.peer[0], exc_info=error)
             self.abort()
 
     # Phases
@@ -283,8 +290,8 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         self._flush_scheduled = False
         try:
             self._flush()
-        except Exception as error:  # noqa: BLE001  # one connection's fault is not its neighbours'
-            self.services.log.error("a connection failed", client=self.peer[0], exc_info=error)
+        except Exception as error:  # one connection's fault is not its neighbours'
+            self.services.log.exception("a connection failed", client=self.peer[0], exc_info=error)
             self.abort()
 
     def _flush(self) -> None:

@@ -132,8 +132,8 @@ class UdpListener:
             self._received.value += len(batch)
             try:
                 self._deliver(self.endpoint.receive(batch, self.services.clock()))
-            except Exception as error:  # noqa: BLE001  # the listener outlives a fault of its engine
-                self.services.log.error("the QUIC endpoint failed on a datagram", exc_info=error)
+            except Exception as error:  # the listener outlives a fault of its engine
+                self.services.log.exception("the QUIC endpoint failed on a datagram", exc_info=error)
             self._flush()
 
     def _destination(self, ancillary: list[tuple[int, int, bytes]]) -> str:
@@ -207,8 +207,8 @@ class UdpListener:
             return
         try:
             self._send_all()
-        except Exception as error:  # noqa: BLE001  # the listener outlives a fault of its engine
-            self.services.log.error("the QUIC endpoint failed", exc_info=error)
+        except Exception as error:  # the listener outlives a fault of its engine
+            self.services.log.exception("the QUIC endpoint failed", exc_info=error)
         self._set_timer()
 
     def _send_all(self) -> None:
@@ -268,8 +268,8 @@ class UdpListener:
         self._timer = None
         try:
             self._deliver(self.endpoint.on_deadline(self.services.clock()))
-        except Exception as error:  # noqa: BLE001  # the listener outlives a fault of its engine
-            self.services.log.error("the QUIC endpoint failed on a timer", exc_info=error)
+        except Exception as error:  # the listener outlives a fault of its engine
+            self.services.log.exception("the QUIC endpoint failed on a timer", exc_info=error)
         self._flush()
 
     # Life

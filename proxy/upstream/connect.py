@@ -13,7 +13,9 @@ from typing import TypeVar
 from proxy.errors import Kind, ProxyError
 from proxy.snapshot import Endpoint, UpstreamTls
 
-TCP_FASTOPEN_CONNECT = getattr(socket, "TCP_FASTOPEN_CONNECT", 30 if hasattr(socket, "SO_REUSEPORT") and hasattr(socket, "AF_PACKET") else 0)
+TCP_FASTOPEN_CONNECT = getattr(
+    socket, "TCP_FASTOPEN_CONNECT", 30 if hasattr(socket, "SO_REUSEPORT") and hasattr(socket, "AF_PACKET") else 0
+)
 """The Linux socket option (since 4.11) that sends the first bytes with the SYN; Python names it from 3.15 on. 0: not this system."""
 
 MAX_ADDRESSES = 8

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from balancer.pool import Outcome
 from proxy.engine.events import Informational, RequestBody, ResponseHead
 from proxy.errors import Kind, ProxyError, Reset
 from proxy.policy.access import Access, Networks
@@ -223,10 +224,10 @@ def test_connect_failures_walk_on_at_once_whatever_the_method_and_attempts() -> 
     world.request(client, b"POST", end=False)
     seen = []
     for _ in range(2):
-        endpoint = [e for e in world.attempts if e.identity not in seen][0]
+        endpoint = next(e for e in world.attempts if e.identity not in seen)
         seen.append(endpoint.identity)
         endpoint.refuse(REFUSED)
-    last = [e for e in world.attempts if e.identity not in seen][0]
+    last = next(e for e in world.attempts if e.identity not in seen)
     last.connect()
     assert client.said == []
     assert world.inflight == 1
@@ -248,7 +249,7 @@ def test_a_dead_backend_costs_an_idempotent_request_a_retry_and_not_an_error() -
     exchange = world.request(client)
     (first,) = world.connections
     exchange.on_upstream_error(CLOSED, stale=False)
-    second = [c for c in world.connections if c is not first][0]
+    second = next(c for c in world.connections if c is not first)
     assert second.identity != first.identity
     exchange.on_response_head(ResponseHead(204, [], end=True))
     assert client.status == 204
@@ -270,7 +271,7 @@ def test_a_put_is_sent_again_with_its_whole_body() -> None:
     exchange.on_request_body(RequestBody(1, b"one", 3))
     (first,) = world.connections
     exchange.on_upstream_error(CLOSED, stale=False)
-    second = [c for c in world.connections if c is not first][0]
+    second = next(c for c in world.connections if c is not first)
     exchange.on_request_body(RequestBody(1, b"two", 3))
     exchange.on_request_end([])
     assert [said for said in second.said if said[0] != "begin"] == [("data", b"one"), ("data", b"two"), ("end", [])]
@@ -298,7 +299,7 @@ def test_a_connection_that_closed_while_idle_is_replaced_unseen_on_the_same_back
     exchange = world.request(client)
     (first,) = world.connections
     exchange.on_upstream_error(CLOSED, stale=True)
-    second = [c for c in world.connections if c is not first][0]
+    second = next(c for c in world.connections if c is not first)
     assert second.identity == first.identity
     exchange.on_response_head(ResponseHead(204, [], end=True))
     assert (world.records[0].attempts, world.balancer.backends[0].state) == (1, "up")
@@ -306,8 +307,6 @@ def test_a_connection_that_closed_while_idle_is_replaced_unseen_on_the_same_back
 
 def test_all_down_is_503_with_retry_after() -> None:
     world, client = World(backends=1), FakeClient()
-    from balancer.pool import Outcome
-
     backend = world.balancer.backends[0]
     for _ in range(3):
         world.balancer.report(backend, Outcome.PROBE_FAILED, world.now)
