@@ -105,6 +105,7 @@ class Log(Protocol):
     def info(self, event: str, **details: object) -> object: ...
     def warning(self, event: str, **details: object) -> object: ...
     def error(self, event: str, **details: object) -> object: ...
+    def exception(self, event: str, **details: object) -> object: ...
 
 
 class NullLog:
@@ -113,4 +114,4 @@ class NullLog:
     def debug(self, event: str, **details: object) -> None:
         """Drop it."""
 
-    info = warning = error = debug
+    info = warning = error = exception = debug
