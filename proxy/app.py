@@ -19,13 +19,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from balancer.pool import Pool as BalancerPool
 from proxy import __version__
 from proxy.config.compile import compile_snapshot, diff
 from proxy.config.load import ConfigError, Configuration, load
 from proxy.config.material import self_signed
-from proxy.control.admin import Admin
+from proxy.control.admin import Admin, ConfigStatus, Views
 from proxy.control.certificates import CertificateRefresher
-from proxy.control.log import AccessLog, configure_logging
+from proxy.control.log import Logs
 from proxy.control.metrics import Exposition
 from proxy.control.probe import Prober
 from proxy.control.state import StateError, load_secret
@@ -82,8 +83,10 @@ class App:
     def __init__(self, config: Path, configuration: Configuration, secret: bytes) -> None:
         self._config = config
         self._configuration = configuration
-        self._log: Log = configure_logging(configuration.log)
         self._metrics = Metrics()
+        self._logs = Logs(configuration.log, self._metrics)
+        self._logs.adopt_standard_logging()
+        self._log: Log = self._logs.events
         self._meters = ProxyMetrics(self._metrics)
         self._generations = itertools.count(1)
         self._seed = secrets.randbits(64)
@@ -92,14 +95,12 @@ class App:
         self._tasks = Tasks(self._log)
         self._secret = secret
         snapshot = self._compile(configuration, None)
-        access_log = AccessLog(configuration.log, self._metrics) if configuration.log.access else None
-        self._access_log = access_log
         self._services = Services(
             snapshot=snapshot,
             upstreams=Upstreams(self._meters, self._tasks, time.monotonic),
             deadlines=Deadlines(time.monotonic()),
             meters=self._meters,
-            access_log=access_log,
+            access_log=self._logs.access,
             log=self._log,
             clock=time.monotonic,
             wall_clock=time.time,
@@ -120,10 +121,9 @@ class App:
     async def run(self) -> int:
         """From start to drain."""
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self._logs.close)
             stack.push_async_callback(self._tasks.close)
             stack.callback(self._services.upstreams.close)
-            if self._access_log is not None:
-                stack.callback(self._access_log.close)
             await self._listen(stack)
             await self._start_admin(stack)
             await self._prober.start()
@@ -174,14 +174,21 @@ class App:
         address = self._services.snapshot.admin
         if address is None:
             return
-        exposition = Exposition(self._metrics)
-        self._admin = Admin(address, exposition.render, self._describe, self._log)
+        self._metrics.before_read.append(self._meters.show_pools(self._balancers))
+        views = Views(
+            exposition=Exposition(self._metrics),
+            draining=lambda: self._services.draining,
+            pools=self._balancers,
+            last_probe=self._prober.last_probe,
+            config=lambda: self._status,
+        )
+        admin = Admin(address, views, self._log)
         try:
-            await self._admin.start()
+            await admin.start()
         except OSError as error:
             msg = f"can't open the admin API on {_shown(address)}: {error.strerror}"
             raise StartError(msg) from None
-        stack.push_async_callback(self._admin.stop)
+        stack.push_async_callback(admin.stop)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -201,10 +208,12 @@ class App:
         for count in itertools.count(1):
             await asyncio.sleep(TICK)
             services.deadlines.turn(services.clock())
-            if self._access_log is not None:
-                self._access_log.flush()
+            self._logs.flush()
             if count % EXPIRE_EVERY == 0:
                 services.upstreams.expire(services.clock())
+
+    def _balancers(self) -> list[BalancerPool]:
+        return [pool.balancer for pool in self._services.snapshot.pools.values()]
 
     # Configuration
 
@@ -273,14 +282,17 @@ class App:
         await self._wait(lambda: False, timeouts.drain_delay)
         for tcp in self._tcp:
             tcp.stop_accepting()
-        for listener in (*self._tcp, *self._udp):
-            listener.drain()
+            tcp.drain()
+        for udp in self._udp:
+            udp.drain()
         await self._wait(
             lambda: not any(tcp.connections for tcp in self._tcp) and not any(udp.clients for udp in self._udp), timeouts.drain
         )
         cut = self._busy()
-        for listener in (*self._tcp, *self._udp):
-            listener.abort()
+        for tcp in self._tcp:
+            tcp.abort()
+        for udp in self._udp:
+            udp.abort()
         if cut:
             self._log.warning("stopped at the deadline", cut_exchanges=cut)
         else:

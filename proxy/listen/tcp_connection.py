@@ -1,0 +1,444 @@
+"""One client over TCP: PROXY protocol, the ClientHello peek, TLS, and an HTTP/1.1 or HTTP/2 engine.
+
+A connection walks through its phases in that order, each with a deadline; after the handshake it is bytes to the engine, events to the
+exchanges, and one flush for each turn of the loop. Decides nothing about requests.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from balancer.affinity import address_key
+from proxy.engine.h1 import H1Connection
+from proxy.engine.h2 import H2Connection
+from proxy.engine.seam import HIGH_WATER, LOW_WATER, Connection
+from proxy.errors import Reset
+from proxy.listen.client import ClientStreams
+from proxy.listen.peek import ClientHello, Peek, PlainHttp
+from proxy.listen.proxy_protocol import ProxyProtocolError, Reader
+from proxy.listen.tls import (
+    INTERNAL_ERROR_ALERT,
+    UNRECOGNIZED_NAME_ALERT,
+    TlsFailure,
+    TlsSession,
+    check_hello,
+)
+from proxy.message import Headers
+
+if TYPE_CHECKING:
+    from proxy.listen.tcp import TcpListener
+
+FLUSH_BYTES = 128 * 1024
+"""Body bytes taken from an engine at once."""
+
+LINGER = 2.0
+"""Seconds that a closing connection has to take the rest of its output."""
+
+
+class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
+    """One client over TCP."""
+
+    def __init__(self, owner: "TcpListener") -> None:
+        super().__init__(owner.services, owner.listener, ("", 0))
+        self.slot = -1
+        self._owner = owner
+        self._transport: asyncio.Transport | None = None
+        self._phase: Callable[[bytes | memoryview], None] = self._peeking
+        self._peek: Peek | None = None
+        self._proxy_reader: Reader | None = None
+        self._tls: TlsSession | None = None
+        self._engine: Connection | None = None
+        self._admitted = False
+        self._began = self._last_active = self.services.clock()
+        self._head_since = 0.0
+        self._flush_scheduled = False
+        self._write_paused = False
+        self._read_paused = False
+        self._closing = False
+
+    # Accept
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Accepted by the kernel."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
+        peer = transport.get_extra_info("peername")
+        if not peer:  # it closed before accept
+            self._transport.abort()
+            return
+        self.peer = (_plain_address(peer[0]), peer[1])
+        self._owner.connections.add(self)
+        trusted = self.listener.proxy_protocol_from
+        if trusted is not None and self.peer[0] in trusted:
+            self._proxy_reader = Reader()
+            self._phase = self._proxied
+        elif not self._admit():
+            return
+        timeouts = self.services.snapshot.timeouts
+        self.services.deadlines.set(self, self._began + timeouts.handshake)
+
+    def _admit(self) -> bool:
+        limit = self._owner.limits.admit(self.peer[0], self.services.clock())
+        if limit is not None:
+            self.services.log.debug("connection refused", limit=limit, client=self.peer[0])
+            self._say_and_close(INTERNAL_ERROR_ALERT)
+            return False
+        self._admitted = True
+        self.affinity_key = address_key(self.services.secret, self.peer[0])
+        return True
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # the protocol's signature
+        """The receive buffer."""
+        return self._owner.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes from the client."""
+        if self._closing:
+            return
+        try:
+            self._phase(self._owner.buffer[:nbytes])
+        except Exception as error:  # one connection's fault is not its neighbours'
+            self.services.log.exception("a connection failed", client=self.peer[0], exc_info=error)
+            self.abort()
+
+    # Phases
+
+    def _proxied(self, data: bytes | memoryview) -> None:
+        assert self._proxy_reader is not None
+        try:
+            header = self._proxy_reader.feed(bytes(data))
+        except ProxyProtocolError as error:
+            self.services.meters.handshake_failures.cell("tcp", "proxy_protocol").value += 1
+            self.services.log.info("bad PROXY protocol header", peer=self.peer[0], detail=str(error))
+            self.abort()
+            return
+        if header is None:
+            return
+        rest = self._proxy_reader.rest
+        self._proxy_reader = None
+        if header.source is not None:
+            self.peer = header.source
+        self._phase = self._peeking
+        if self._admit() and rest:
+            self._peeking(rest)
+
+    def _peeking(self, data: bytes | memoryview) -> None:
+        if self._peek is None:
+            self._peek = Peek()
+        result = self._peek.feed(bytes(data))
+        if result is None:
+            return
+        seen = self._peek.data
+        self._peek = None
+        if isinstance(result, ClientHello):
+            self._begin_tls(result, seen)
+        elif isinstance(result, PlainHttp):
+            self._begin_engine(H1Connection(self.services.snapshot.limits.engine, scheme=b"http"))
+            self._plain(seen)
+        else:
+            self._handshake_failed(result.reason, "")
+            self.abort()
+
+    def _begin_tls(self, hello: ClientHello, seen: bytes) -> None:
+        profile = self.services.snapshot.sni.select(hello.sni)
+        if profile is None:
+            self._handshake_failed("unrecognized_name", hello.sni or "")
+            self._say_and_close(UNRECOGNIZED_NAME_ALERT)
+            return
+        try:
+            check_hello(hello, self.listener.protocols)
+        except TlsFailure as failure:
+            self._handshake_failed(failure.reason, failure.detail)
+            self._say_and_close(failure.alert)
+            return
+        self.services.meters.sni_resolutions.cell(profile.domain).value += 1
+        self.tls = profile
+        self.sni = hello.sni
+        self._tls = TlsSession(self._owner.contexts.get(profile, self.listener.protocols))
+        self._phase = self._handshaking
+        self._handshaking(seen)
+
+    def _handshaking(self, data: bytes | memoryview) -> None:
+        tls = self._tls
+        assert tls is not None
+        tls.feed(data)
+        try:
+            done = tls.handshake()
+        except TlsFailure as failure:
+            self._handshake_failed(failure.reason, failure.detail)
+            self._write(tls.take())
+            self._close()
+            return
+        self._write(tls.take())
+        if not done:
+            return
+        now = self.services.clock()
+        self.services.meters.handshake_seconds.cell("tcp").observe(now - self._began)
+        limits = self.services.snapshot.limits.engine
+        self._begin_engine(H2Connection(limits) if tls.alpn == "h2" else H1Connection(limits))
+        self._read_decrypted(tls)
+
+    def _begin_engine(self, engine: Connection) -> None:
+        self._engine = engine
+        self.speaks(engine.version)
+        meters = self.services.meters
+        meters.connections.cell(self.listener.name, engine.version).value += 1
+        meters.connections_open.cell(engine.version).value += 1
+        self._phase = self._plain if self._tls is None else self._decrypt
+        self._last_active = self.services.clock()
+        self.services.deadlines.set(self, self._last_active + self.services.snapshot.timeouts.header)
+        if self.services.draining:
+            engine.goaway()
+
+    def _decrypt(self, data: bytes | memoryview) -> None:
+        assert self._tls is not None
+        self._tls.feed(data)
+        self._read_decrypted(self._tls)
+
+    def _read_decrypted(self, tls: TlsSession) -> None:
+        try:
+            data = tls.read()
+            while data:
+                self._serve(data)
+                if self._closing:
+                    return
+                data = tls.read()
+        except TlsFailure as failure:
+            self.services.meters.stream_errors.cell(self.version, "tls").value += 1
+            self.services.log.debug("TLS failed within the connection", client=self.peer[0], reason=failure.reason)
+            self._write(tls.take())
+            self._close()
+            return
+        if tls.closed:
+            self._ended()
+        else:
+            self._flush()
+
+    def _plain(self, data: bytes | memoryview) -> None:
+        self._serve(bytes(data))
+        self._flush()
+
+    def _serve(self, data: bytes) -> None:
+        engine = self._engine
+        assert engine is not None
+        now = self._last_active = self.services.clock()
+        for event in engine.receive(data, now):
+            self.deliver(event)
+        if engine.head_in_progress:
+            if not self._head_since:
+                self._head_since = now
+                self.services.deadlines.set(self, now + self.services.snapshot.timeouts.header)
+        else:
+            self._head_since = 0.0
+
+    def eof_received(self) -> bool:
+        """The client closed its side of the connection."""
+        if self._engine is None:
+            return False
+        self._ended()
+        return True
+
+    def _ended(self) -> None:
+        """No more requests come; what is running may finish where the protocol lets it."""
+        engine = self._engine
+        assert engine is not None
+        for event in engine.receive_eof(self.services.clock()):
+            self.deliver(event)
+        self._flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone, by either side."""
+        self._transport = None
+        self.services.deadlines.cancel(self)
+        self._owner.connections.discard(self)
+        if self._engine is not None:
+            self.services.meters.connections_open.cell(self.version).value -= 1
+            self.lose_exchanges("connection lost" if exc is None else f"connection lost: {type(exc).__name__}")
+        elif self._admitted and self._tls is not None and not self._closing:
+            self._handshake_failed("closed", "")
+        if self._admitted:
+            self._admitted = False
+            self._owner.limits.release(self.peer[0])
+        self._closing = True
+
+    # Output
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as we send."""
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        """It caught up."""
+        self._write_paused = False
+        self._flush()
+
+    def _want_flush(self) -> None:
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._owner.call_soon(self._scheduled_flush)
+
+    def _scheduled_flush(self) -> None:
+        self._flush_scheduled = False
+        try:
+            self._flush()
+        except Exception as error:  # one connection's fault is not its neighbours'
+            self.services.log.exception("a connection failed", client=self.peer[0], exc_info=error)
+            self.abort()
+
+    def _flush(self) -> None:
+        """Send what the engine has, as far as the transport takes it."""
+        engine = self._engine
+        if engine is None or self._transport is None:
+            return
+        while not self._write_paused:
+            output = engine.take_output(FLUSH_BYTES)
+            events = engine.take_events()
+            if output:
+                self._send(output)
+            for event in events:
+                self.deliver(event)
+            if not output and not events:
+                break
+        if engine.finished and not self._write_paused:
+            self._close()
+            return
+        wants = engine.wants_input
+        if wants is self._read_paused and self._transport is not None:
+            self._read_paused = not wants
+            if wants:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def _send(self, data: bytes) -> None:
+        if self._tls is None:
+            self._write(data)
+        else:
+            self._tls.write(data)
+            self._write(self._tls.take())
+
+    def _write(self, data: bytes) -> None:
+        if data and self._transport is not None:
+            self._transport.write(data)
+
+    def _say_and_close(self, data: bytes) -> None:
+        self._write(data)
+        self._close()
+
+    def _close(self) -> None:
+        """Close once the output is gone; a client that does not take it is cut."""
+        if self._closing or self._transport is None:
+            return
+        self._closing = True
+        if self._tls is not None:
+            self._tls.close_notify()
+            self._write(self._tls.take())
+        self._transport.close()
+        self.services.deadlines.set(self, self.services.clock() + LINGER)
+
+    def abort(self) -> None:
+        """Cut the connection at once."""
+        self._closing = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Time
+
+    def on_deadline(self, now: float) -> float | None:
+        """The wheel asks; gives the next time to ask."""
+        if self._transport is None:
+            return None
+        if self._closing:
+            self._transport.abort()
+            return None
+        engine = self._engine
+        timeouts = self.services.snapshot.timeouts
+        if engine is None:
+            self._handshake_failed("timeout", "")
+            self.abort()
+            return None
+        if self._head_since:
+            due = self._head_since + timeouts.header
+            if now >= due:
+                self.services.meters.rejected.cell(self.version, "header_timeout").value += 1
+                self._end_idle(engine)
+                return None
+            return due
+        if engine.streams:
+            self._last_active = now
+            return now + timeouts.idle
+        due = self._last_active + timeouts.idle
+        if now >= due:
+            self._end_idle(engine)
+            return None
+        return due
+
+    def _end_idle(self, engine: Connection) -> None:
+        """Say goodbye as the protocol does, then close."""
+        engine.time_out()
+        self._flush()
+        self._close()
+
+    def goaway(self) -> None:
+        """Finish what is running and close: the server drains."""
+        if self._engine is not None:
+            self._engine.goaway()
+            self._want_flush()
+        elif self._tls is None:
+            self.abort()  # not a byte of a handshake yet: nothing is lost
+
+    def _handshake_failed(self, reason: str, detail: str) -> None:
+        self.services.meters.handshake_failures.cell("tcp", reason).value += 1
+        self.services.log.debug("handshake failed", client=self.peer[0], reason=reason, detail=detail)
+
+    # The verbs of the engine, for exchanges
+
+    def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> None:
+        """See ``engine/seam.py``, as for all of these."""
+        assert self._engine is not None
+        self._engine.respond(stream, status, headers, body)
+        self._want_flush()
+
+    def send_head(self, stream: int, status: int, headers: Headers, end: bool) -> None:
+        """A response head."""
+        assert self._engine is not None
+        self._engine.send_head(stream, status, headers, end)
+        self._want_flush()
+
+    def send_data(self, stream: int, data: bytes, end: bool) -> int:
+        """Body bytes; returns what is queued for the stream."""
+        assert self._engine is not None
+        queued = self._engine.send_data(stream, data, end)
+        self._want_flush()
+        return queued
+
+    def send_trailers(self, stream: int, headers: Headers) -> None:
+        """The end of a body, with trailers."""
+        assert self._engine is not None
+        self._engine.send_trailers(stream, headers)
+        self._want_flush()
+
+    def inform(self, stream: int, status: int, headers: Headers) -> None:
+        """A 1xx response."""
+        assert self._engine is not None
+        self._engine.inform(stream, status, headers)
+        self._want_flush()
+
+    def consumed(self, stream: int, credit: int) -> None:
+        """Credit for request body bytes."""
+        assert self._engine is not None
+        self._engine.consumed(stream, credit)
+        self._want_flush()
+
+    def reset(self, stream: int, reason: Reset) -> None:
+        """Cut one stream."""
+        assert self._engine is not None
+        self.services.meters.stream_errors.cell(self.version, reason.value).value += 1
+        self._engine.reset(stream, reason)
+        self._want_flush()
+
+
+def _plain_address(host: str) -> str:
+    """An IP address without scope, and without the IPv6 form of IPv4 that a dual-stack socket shows."""
+    host = host.partition("%")[0]
+    return host[7:] if host.startswith("::ffff:") and "." in host else host
