@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from operator import attrgetter
 
 _CONTROLS = bytes(range(0x20)) + b"\x7f"
+_UNFIT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 
 
@@ -59,9 +60,9 @@ class Template:
 
     @classmethod
     def compile(cls, text: str) -> "Template":
-        """Parse *text*; TemplateError on an unknown variable, a lone brace or a control character."""
-        if any(octet in _CONTROLS for octet in text.encode()):
-            msg = "control characters can't stand in a header field"
+        """Parse *text*; TemplateError on an unknown variable, a lone brace or a character unfit for a field."""
+        if _UNFIT.search(text):
+            msg = "control characters and lone surrogates can't stand in a header field"
             raise TemplateError(msg)
         pieces: list[bytes | Callable[[Variables], bytes]] = []
         literal = ""
