@@ -101,10 +101,8 @@ class Pool:
         *pinned* comes first while it is available and in this pool; then the primaries, then the backups. Empty when all are down, but
         for ``panic``: then all that are not draining, the one that was healthy last first.
         """
-        if self._seen != self._changes.count:
-            self._refresh()
-        if now >= self._next_trial:
-            self._open_trials(now)
+        if self._seen != self._changes.count or now >= self._next_trial:
+            self._catch_up(now)
         if self._plain and pinned is None:
             return self._policies[0].walk(key)
         return self._walk(key, now, pinned)
@@ -161,7 +159,8 @@ class Pool:
         return self._by_identity.get(identity)
 
     def explain(self, key: bytes, now: float) -> list[Step]:
-        """The walk for *key* as it would be at *now*, with those passed over and why. Takes no turn and changes nothing."""
+        """The walk for *key* as it would be at *now*, with those passed over and why. Takes no turn and no trial."""
+        self._catch_up(now)
         steps: list[Step] = []
         chosen = False
         for tier, policy in zip(self._tiers, self._policies, strict=True):
@@ -169,10 +168,9 @@ class Pool:
             shown = set(order)
             order += [backend for backend in tier.backends if backend not in shown]
             for place, backend in enumerate(order):
-                usable = backend.available or backend.trial_at <= now
-                why = _why(backend, now, "comes next" if place else policy.why)
-                steps.append(Step(backend, backend.state, usable and not chosen, why))
-                chosen = chosen or usable
+                why = _why(backend, "comes next" if place else policy.why)
+                steps.append(Step(backend, backend.state, backend.available and not chosen, why))
+                chosen = chosen or backend.available
         if chosen or not self.settings.panic:
             return steps
         order = self._last_known_good()
@@ -203,11 +201,13 @@ class Pool:
         """The first tier's walk is the whole answer."""
         self._fallback: list[Backend] | None = None
 
-    def _open_trials(self, now: float) -> None:
+    def _catch_up(self, now: float) -> None:
+        """Take in what changed, and open the trials that are due."""
         for backend in self.backends:
             if not backend.available and backend.trial_at <= now:
                 self.health.open_trial(backend)
-        self._refresh()
+        if self._seen != self._changes.count:
+            self._refresh()
 
     def _walk(self, key: bytes, now: float, pinned: Backend | None) -> Iterator[Backend]:
         """``candidates`` in full."""
@@ -237,13 +237,12 @@ class Pool:
         return self._fallback
 
 
-def _why(backend: Backend, now: float, taken: str) -> str:
+def _why(backend: Backend, taken: str) -> str:
     """Why a backend is passed over, or *taken* when it is not."""
     if backend.state == "draining":
         words = "is draining and takes nothing new"
     elif backend.condition is not Condition.DOWN:
         words = taken
     else:
-        due = backend.available or backend.trial_at <= now
-        words = f"is down ({backend.reason})" + (", but a trial request is due" if due else "")
+        words = f"is down ({backend.reason})" + (", but a trial request is due" if backend.available else "")
     return f"backup: {words}" if backend.backup else words
