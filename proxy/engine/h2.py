@@ -115,7 +115,7 @@ class H2Connection(Core):
         else:
             output.queue(record, body, end=True)
 
-    def send_head(self, stream: int, status: int, headers: Headers, end: bool) -> None:  # noqa: FBT001 - the seam's signature
+    def send_head(self, stream: int, status: int, headers: Headers, end: bool) -> None:
         """A final head. Where no body may follow (HEAD, 204, 304) it ends the stream, whatever *end* says."""
         record = self.table.get(stream)
         if record is None or record.head_sent:
@@ -126,7 +126,7 @@ class H2Connection(Core):
         if end:
             self.on_sent(record)
 
-    def send_data(self, stream: int, data: bytes, end: bool) -> int:  # noqa: FBT001 - the seam's signature
+    def send_data(self, stream: int, data: bytes, end: bool) -> int:
         """Queue body bytes; returns the bytes now queued for the stream."""
         record = self.table.get(stream)
         if record is None or record.ending:
@@ -173,6 +173,12 @@ class H2Connection(Core):
         if not self.closed:
             self.finish(_CODES[reason])
 
+    def time_out(self) -> None:
+        """GOAWAY without an error; StreamReset (from ``take_events``) for what was still open."""
+        if not self.closed:
+            self.events.extend([StreamReset(identity, "client: silent for too long") for identity in self.table])
+            self.finish(ErrorCodes.NO_ERROR)
+
     def take_output(self, limit: int) -> bytes:
         """All control frames, then about *limit* bytes of DATA in turns of one frame a stream."""
         return self.output.take(limit)
@@ -204,4 +210,4 @@ class H2Connection(Core):
     @property
     def head_in_progress(self) -> bool:
         """True while the preface, the first SETTINGS or part of a header section was received and not yet all of it."""
-        return not self.settled or self.frames.head_in_progress
+        return not self.closed and (not self.settled or self.frames.head_in_progress)

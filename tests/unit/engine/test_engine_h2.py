@@ -404,6 +404,49 @@ def test_the_connection_window_does_not_keep_an_empty_end_back():
     assert raw.frames() == [("Data", 1, (b"x", True))]
 
 
+def test_a_shut_connection_window_keeps_every_turn_and_opens_for_all():
+    raw = Raw()
+    raw.send(SettingsFrame(0, settings={4: 1_000_000}), *[raw.headers(stream) for stream in (1, 3, 5)])
+    for stream in (1, 3):
+        raw.engine.send_head(stream, 200, [], end=False)
+        raw.engine.send_data(stream, b"x" * 60_000, end=True)
+    assert sum(len(what[0]) for name, _, what in raw.frames() if name == "Data") == 65535
+    raw.engine.send_head(5, 200, [], end=False)
+    raw.engine.send_data(5, b"", end=True)
+    assert raw.frames() == [("Headers", 5, False), ("Data", 5, (b"", True))]
+    assert raw.frames() == []
+    assert raw.send(WindowUpdateFrame(0, window_increment=100_000)) == []
+    ends = [(stream, what[1]) for name, stream, what in raw.frames() if name == "Data"]
+    assert [stream for stream, end in ends if end] in ([1, 3], [3, 1])
+    assert raw.engine.streams == 0
+
+
+def test_a_window_that_shrank_below_zero_gives_up_the_turn():
+    raw = Raw()
+    raw.send(raw.headers(1))
+    raw.engine.send_head(1, 200, [], end=False)
+    raw.engine.send_data(1, b"x" * 30_000, end=True)
+    assert len(raw.engine.take_output(1)) < 17_000
+    raw.send(SettingsFrame(0, settings={4: 0}))
+    assert raw.frames() == [("Settings", 0, True)]
+    raw.send(SettingsFrame(0, settings={4: 65535}))
+    assert raw.frames() == [("Settings", 0, True), ("Data", 1, (b"x" * 13616, True))]
+
+
+def test_frames_under_way_to_a_cut_stream_are_dropped_and_counted():
+    raw = Raw()
+    raw.send(raw.headers(1, POST, end=False), raw.headers(3, POST, end=False))
+    raw.engine.reset(1, Reset.CANCEL)
+    raw.engine.reset(3, Reset.CANCEL)
+    raw.frames()
+    before = raw.engine.control.level
+    assert raw.send(DataFrame(1, b""), WindowUpdateFrame(1, window_increment=1), DataFrame(1, b"x", flags=["END_STREAM"])) == []
+    assert raw.send(RstStreamFrame(3, error_code=8)) == []
+    assert raw.engine.control.level == before - 3
+    assert raw.engine.dead == {}
+    assert raw.frames() == []
+
+
 def test_a_larger_initial_window_lets_streams_go_on():
     raw = Raw()
     raw.send(SettingsFrame(0, settings={4: 10}), raw.headers(1))
@@ -906,6 +949,17 @@ def test_close_says_why():
     assert raw.frames() == [("GoAway", 0, (1, "ENHANCE_YOUR_CALM"))]
     assert raw.engine.finished
     assert raw.engine.streams == 0
+
+
+def test_a_silent_client_is_told_goodbye():
+    raw = Raw()
+    raw.alive(1)
+    raw.send(raw.headers(3), raw.headers(5).serialize()[:9])
+    raw.engine.time_out()
+    raw.engine.time_out()
+    assert raw.engine.take_events() == [StreamReset(3, "client: silent for too long")]
+    assert raw.frames() == [("GoAway", 0, (3, "NO_ERROR"))]
+    assert (raw.engine.finished, raw.engine.streams, raw.engine.head_in_progress) == (True, 0, False)
 
 
 def test_the_end_of_input_resets_what_is_open():
