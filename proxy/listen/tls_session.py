@@ -143,13 +143,14 @@ class TlsSession:
     def write(self, data: bytes) -> None:
         """Encrypt all of *data*. Raises TlsFailure."""
         write = self._write
+        size = len(data)
         try:
-            sent = write(data) if data else 0
-            if sent < len(data):
+            sent = write(data) if 0 < size <= _RECORD else 0
+            if sent < size:
                 view = memoryview(data)
-                while sent < len(data):
+                while sent < size:
+                    sent += write(view[sent : sent + _RECORD])
                     self._taken.append(self._outgoing.read())  # record by record, so that the BIO stays small
-                    sent += write(view[sent:])
         except ssl.SSLError as error:
             raise _failure(error) from None
 
@@ -228,6 +229,7 @@ _REASONS = {
 
 def _failure(error: ssl.SSLError) -> TlsFailure:
     """Translate OpenSSL's error; its alert is in the outgoing BIO."""
-    said: str = getattr(error, "reason", None) or ""
-    reason = _REASONS.get(said) or ("client_alert" if "_ALERT_" in said else "other")
-    return TlsFailure(reason, getattr(error, "verify_message", None) or said.lower().replace("_", " "))
+    name: str = getattr(error, "reason", None) or ""  # None where this Python is older than the reason
+    text = name.lower().replace("_", " ") or str(error.args[-1]).partition("] ")[2].partition(" (_ssl")[0]
+    reason = _REASONS.get(name) or ("client_alert" if " alert " in text else "other")
+    return TlsFailure(reason, getattr(error, "verify_message", None) or text)
