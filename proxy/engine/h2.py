@@ -50,7 +50,6 @@ class H2Connection(Core):
             self.frames.add_data(data)
             while self._read():
                 pass
-            self.frames.check_rest()
         except ProtocolError as error:
             self.fail(error.error_code, str(error))
         except HyperframeError as error:

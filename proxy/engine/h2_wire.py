@@ -59,14 +59,12 @@ class Frames(FrameBuffer):
             raise Fault(ErrorCodes.ENHANCE_YOUR_CALM, "header block too large")
         return whole
 
-    def check_rest(self) -> None:
-        """Refuse a frame by its announced length: h2 itself looks only when all of it has come, up to 16 MiB later.
-
-        Raises Fault.
-        """
+    def __next__(self) -> Frame:
+        """The next whole frame. Raises Fault by the announced length: h2 itself looks only when all has come, up to 16 MiB later."""
         rest = self._data
         if len(rest) > 2 and (rest[0] << 16 | rest[1] << 8 | rest[2]) > self.max_frame_size:
             raise Fault(ErrorCodes.FRAME_SIZE_ERROR, "frame longer than SETTINGS_MAX_FRAME_SIZE")
+        return super().__next__()
 
     def skip_zero_increment(self, error: ProtocolError) -> int:
         """The stream of the WINDOW_UPDATE of 0 that made h2 raise *error*, the frame being taken away; 0 for any other error."""

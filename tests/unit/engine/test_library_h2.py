@@ -52,7 +52,7 @@ def test_the_frame_buffer_still_waits_for_the_whole_of_a_frame_that_is_too_long(
     buffer = FrameBuffer()
     buffer.max_frame_size = 16384
     buffer.add_data(b"\xff\xff\xff\0\0\0\0\0\1")
-    assert list(buffer) == []  # when h2 looks by itself, check_rest can go
+    assert list(buffer) == []  # when h2 looks by itself, Frames.__next__ can go
 
 
 def test_what_settings_set_on_the_connection_and_its_streams():
