@@ -1,0 +1,239 @@
+"""HTTP/1.1 to backends (RFC 9112), without I/O: one request after the other on one connection.
+
+Knows how a request is framed and where its response ends. Bytes are ``h1_wire``'s, fields are ``validate``'s. A backend is trusted more
+than a client, but not with the framing: what could be read in two ways ends the connection.
+"""
+
+from proxy.engine.events import Informational, ResponseBody, ResponseEnd, ResponseHead, UpstreamEvent
+from proxy.engine.grammar import Malformed, quote
+from proxy.engine.h1_wire import ChunkDecoder, encode_chunk, encode_fields, encode_last_chunk, find_head, split_fields, split_lines
+from proxy.engine.validate import RESPONSE_LIMITS, plain_response
+from proxy.message import Headers, get
+
+INFORMATIONAL_RESPONSES = 32
+"""1xx responses to one request; more are a fault of the backend."""
+
+# What a response is at: none asked for, its head, or how its body is framed.
+_IDLE, _HEAD, _SIZED, _CHUNKED, _UNTIL_CLOSE, _FAILED = range(6)
+
+_EXPECT_CONTENT = frozenset((b"POST", b"PUT", b"PATCH"))
+
+
+class UpstreamProtocolError(Exception):
+    """The connection can't be used any more: the backend broke the protocol, or a body differs from its content-length."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class H1Client:
+    """One connection to a backend. Every method raises UpstreamProtocolError, after which the connection is to be closed."""
+
+    __slots__ = (
+        "_chunked",
+        "_chunks",
+        "_data",
+        "_head_only",
+        "_informed",
+        "_keep",
+        "_left",
+        "_request_left",
+        "_response",
+        "_scanned",
+        "_sent",
+    )
+
+    def __init__(self) -> None:
+        self._data = b""  # of a head or a chunk that is not complete
+        self._scanned = 0
+        self._response = _IDLE
+        self._chunks: ChunkDecoder | None = None
+        self._left = 0
+        self._informed = 0
+        self._keep = True
+        self._head_only = False
+        self._sent = True
+        self._chunked = False
+        self._request_left = 0
+
+    @property
+    def idle(self) -> bool:
+        """No request is in progress."""
+        return self._response == _IDLE and self._sent
+
+    @property
+    def reusable(self) -> bool:
+        """Another request may be started: the last exchange is complete in both directions and nothing ends the connection."""
+        return self._response == _IDLE and self._sent and self._keep and not self._data
+
+    # Requests
+
+    def start(self, method: bytes, target: bytes, headers: Headers, *, end: bool) -> bytes:
+        """A request head, ``host`` first among *headers*. With content-length in them that frames the body, else chunked unless *end*."""
+        if not self.reusable:
+            raise UpstreamProtocolError("the connection is not free for a request")
+        framing = b""
+        length = get(headers, b"content-length")
+        self._chunked = False
+        self._request_left = 0
+        if length is not None:
+            if not length.isdigit() or (end and int(length)):
+                raise UpstreamProtocolError("the request's content-length is not that of its body")
+            self._request_left = int(length)
+        elif not end:
+            self._chunked = True
+            framing = b"transfer-encoding: chunked\r\n"
+        elif method in _EXPECT_CONTENT:
+            framing = b"content-length: 0\r\n"  # RFC 9110, section 8.6
+        self._response = _HEAD
+        self._sent = end
+        self._head_only = method == b"HEAD"
+        self._informed = 0
+        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, target, encode_fields(headers), framing)
+
+    def encode_data(self, data: bytes) -> bytes:
+        """Body bytes of the request."""
+        if self._chunked:
+            return encode_chunk(data) if data else b""
+        if len(data) > self._request_left:
+            raise UpstreamProtocolError("the request body is longer than its content-length")
+        self._request_left -= len(data)
+        return data
+
+    def encode_end(self, trailers: Headers) -> bytes:
+        """The end of the request; trailers need a chunked body and are left out otherwise."""
+        self._sent = True
+        if self._chunked:
+            self._chunked = False
+            return encode_last_chunk(trailers)
+        if self._request_left:
+            raise UpstreamProtocolError("the request body is shorter than its content-length")
+        return b""
+
+    # Responses
+
+    def receive(self, data: bytes) -> list[UpstreamEvent]:
+        """Take bytes of the backend."""
+        if not data:
+            return []
+        if self._data:
+            data = self._data + data
+            self._data = b""
+        events: list[UpstreamEvent] = []
+        try:
+            at = self._read(data, events)
+        except Malformed as fault:
+            self._response = _FAILED
+            raise UpstreamProtocolError(f"{fault.reason}: {fault.detail}") from None
+        except UpstreamProtocolError:
+            self._response = _FAILED
+            raise
+        if at < len(data):
+            if self._response == _IDLE:
+                self._keep = False  # bytes that nobody asked for: what follows can't be told from an answer
+            else:
+                self._data = data[at:]
+        return events
+
+    def _read(self, data: bytes, events: list[UpstreamEvent]) -> int:
+        """Append the events of *data*; returns how far it came."""
+        at = 0
+        if self._response in (_IDLE, _FAILED):
+            raise UpstreamProtocolError("bytes without a request")
+        while self._response == _HEAD:
+            end = find_head(data, at, self._scanned, RESPONSE_LIMITS.header_bytes)
+            if end < 0:
+                self._scanned = len(data) - at
+                return at
+            self._scanned = 0
+            head = data if end + 4 == len(data) and not at else data[at : end + 4]
+            at = end + 4
+            self._head(head, events)
+        response = self._response
+        if response == _IDLE or at >= len(data):
+            return at
+        if response == _CHUNKED:
+            return self._read_chunks(data, at, events)
+        if response == _UNTIL_CLOSE:
+            events.append(ResponseBody(data[at:]))
+            return len(data)
+        piece = data[at : at + self._left]
+        self._left -= len(piece)
+        events.append(ResponseBody(piece))
+        if not self._left:
+            self._response = _IDLE
+            events.append(ResponseEnd([]))
+        return at + len(piece)
+
+    def _head(self, head: bytes, events: list[UpstreamEvent]) -> None:
+        lines = split_lines(head[:-4], RESPONSE_LIMITS)
+        line = lines.pop(0)
+        version, code = line[:9], line[9:12]
+        http_1_0 = version == b"HTTP/1.0 "
+        if (version != b"HTTP/1.1 " and not http_1_0) or len(code) != 3 or not code.isdigit() or line[12:13] not in (b" ", b""):
+            raise Malformed("syntax", quote(line))
+        status = int(code)
+        if not 100 <= status <= 599:
+            raise Malformed("status", quote(line))
+        parts = plain_response(split_fields(lines))
+        if status < 200:
+            self._informational(status, parts.headers, events)
+            return
+        coding, length = parts.transfer_encoding, parts.content_length
+        if coding and length is not None:
+            raise Malformed("transfer_encoding", "beside content-length")
+        if parts.connection or http_1_0:
+            options = [option.strip() for option in parts.connection.split(b",")]
+            self._keep = b"close" not in options and not http_1_0
+        end = self._head_only or status in (204, 304)
+        if end:
+            self._response = _IDLE
+        elif coding:
+            if coding != b"chunked" or http_1_0:
+                raise Malformed("transfer_encoding", quote(coding))
+            self._response = _CHUNKED
+            self._chunks = ChunkDecoder(RESPONSE_LIMITS)
+        elif length is None:
+            self._response = _UNTIL_CLOSE
+            self._keep = False
+        elif length:
+            self._response = _SIZED
+            self._left = length
+        else:
+            self._response = _IDLE
+            end = True
+        events.append(ResponseHead(status, parts.headers, end, length))
+
+    def _informational(self, status: int, headers: Headers, events: list[UpstreamEvent]) -> None:
+        self._informed += 1
+        if status == 101:
+            raise Malformed("status", "101 without an upgrade")
+        if self._informed > INFORMATIONAL_RESPONSES:
+            raise Malformed("status", "too many informational responses")
+        events.append(Informational(status, headers))
+
+    def _read_chunks(self, data: bytes, at: int, events: list[UpstreamEvent]) -> int:
+        chunks = self._chunks
+        assert chunks is not None
+        pieces: list[bytes] = []
+        at = chunks.decode(data, at, pieces)
+        if pieces:
+            events.append(ResponseBody(pieces[0] if len(pieces) == 1 else b"".join(pieces)))
+        if chunks.trailers is not None:
+            self._response = _IDLE
+            self._chunks = None
+            events.append(ResponseEnd(chunks.trailers))
+        return at
+
+    def receive_eof(self) -> list[UpstreamEvent]:
+        """The backend closed its side: the end of a close-delimited body, nothing to an idle connection, else a fault."""
+        self._keep = False
+        if self._response == _UNTIL_CLOSE:
+            self._response = _IDLE
+            return [ResponseEnd([])]
+        if self._response == _IDLE:
+            return []
+        before = self._response == _HEAD and not self._data
+        self._response = _FAILED
+        raise UpstreamProtocolError("closed before a response" if before else "closed before the response was complete")
