@@ -24,5 +24,5 @@ def printable(text: str | bytes, limit: int) -> str:
 
 
 def block(text: str, limit: int) -> str:
-    """The same for text of several lines (a traceback): each line after the first is indented, so that none looks like an entry."""
-    return "\n  ".join([printable(line.replace("\t", "    "), limit) for line in text[:limit].splitlines()])
+    """The same for text of several lines (a traceback): each is indented, so that none looks like an entry."""
+    return "\n".join(["  " + printable(line.replace("\t", "    "), limit) for line in text[:limit].splitlines()])

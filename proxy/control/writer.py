@@ -79,8 +79,10 @@ class LineWriter:
 
     def _writable(self) -> bool:
         """Wait until the descriptor takes bytes; once closing, no longer than ``CLOSE_SECONDS``."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
         give_up: float | None = None
-        while not select.select((), (self._descriptor,), (), 0.25)[1]:
+        while not poll.poll(250):
             if self._closed:
                 give_up = give_up or monotonic() + CLOSE_SECONDS
                 if monotonic() > give_up:

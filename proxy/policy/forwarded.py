@@ -6,6 +6,7 @@ Knows addresses and fields; nothing of sockets. What a client says about itself 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 from proxy.message import Header, Headers, get
@@ -13,10 +14,13 @@ from proxy.policy.access import Networks, plain_address
 from proxy.policy.headers import HOP_BY_HOP, connection_named
 
 MEMO = 4096
-"""Peers and authorities whose field values are remembered, at most; then the memory starts anew."""
+"""Peers, authorities and hops that are remembered, at most."""
 
 MAX_HOPS = 32
 """Proxies in front of us whose word is followed, at most."""
+
+MAX_HOP = 64
+"""Bytes of a hop with an address, at most: IPv6 in brackets with its port takes 53."""
 
 MAX_COMMAS = 4 * MAX_HOPS
 """Commas of a Forwarded field that are tried as ends of an element, at most: some stand within quotes."""
@@ -148,6 +152,7 @@ class Forwarding:
 
     def _outbound_trusted(self, headers: Headers, known: _Peer, authority: bytes, scheme: bytes, version: str) -> Outbound:
         passed = [header for header in headers if header[0] not in _FROM_PROXIES]
+        headers = [header for header in headers if header[0] in _FROM_PROXIES]
         named = connection_named(headers)
         if named:
             passed = [header for header in passed if header[0] not in named]
@@ -250,6 +255,11 @@ def _forwarded_chain(text: bytes) -> list[bytes]:
 
 def _address(hop: bytes) -> str | None:
     """The address in a hop, normalised: port and brackets off; None for names, ``unknown`` and ``_hidden``."""
+    return _parse(hop) if len(hop) <= MAX_HOP else None
+
+
+@lru_cache(MEMO)
+def _parse(hop: bytes) -> str | None:
     text = hop.decode("latin-1")
     if text.startswith("["):
         text = text[1:].partition("]")[0]
