@@ -54,6 +54,7 @@ class Logs:
         if self._access_writer is not None:
             self.access = AccessLog(self._access_writer, metrics, json=_is_json(form, output_fd))
         self._bridge = _Bridge(self.events)
+        self._before: tuple[list[logging.Handler], int] | None = None
         dropped = metrics.counter("qproxy_event_log_dropped_total", "Event log lines lost because their reader was too slow").cell()
 
         def show_dropped() -> None:
@@ -64,6 +65,7 @@ class Logs:
     def adopt_standard_logging(self) -> None:
         """Let warnings and errors of other packages come out here, instead of as bare lines on standard error."""
         root = logging.getLogger()
+        self._before = (root.handlers[:], root.level)
         root.handlers[:] = [self._bridge]
         root.setLevel(logging.WARNING)
         logging.captureWarnings(capture=True)
@@ -74,9 +76,14 @@ class Logs:
             self.access.flush()
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """Write what is left, waiting at most so long for each reader."""
+        """Write what is left, waiting at most so long for each reader; standard logging is as it was before."""
         self.flush()
-        logging.getLogger().removeHandler(self._bridge)
+        if self._before is not None:
+            root = logging.getLogger()
+            root.handlers[:], level = self._before
+            root.setLevel(level)
+            logging.captureWarnings(capture=False)
+            self._before = None
         if self._access_writer is not None:
             self._access_writer.close(seconds)
         self._events_writer.close(seconds)

@@ -57,9 +57,11 @@ def _spellings(names: Iterable[bytes]) -> frozenset[bytes]:
     return frozenset(spellings)
 
 
-_FROM_STRANGERS = HOP_BY_HOP | _spellings(_OURS + _CLAIMS)
+_NEVER = HOP_BY_HOP | {b"proxy"}
+"""``proxy`` is no field at all, but CGI makes HTTP_PROXY of it, which many clients behind it obey (CVE-2016-5385 and its like)."""
+_FROM_STRANGERS = _NEVER | _spellings(_OURS + _CLAIMS)
 """What a peer that isn't trusted can't say: only a proxy knows such things about a client."""
-_FROM_PROXIES = HOP_BY_HOP | _spellings(_OURS)
+_FROM_PROXIES = _NEVER | _spellings(_OURS)
 """What is written anew from what a trusted peer said."""
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

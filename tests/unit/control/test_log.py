@@ -125,21 +125,16 @@ def test_on_a_terminal_auto_means_text(form, human):
 def test_other_packages_warnings_come_along_and_nothing_stays_behind():
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    try:
-        with logs(form="json") as (opened, written):
-            opened.adopt_standard_logging()
-            logging.getLogger("some.package").info("unseen")
-            logging.getLogger("some.package").warning("odd %s", "\x1b")
-            try:
-                1 / 0  # noqa: B018  # to have an exception
-            except ZeroDivisionError:
-                logging.getLogger("asyncio").exception("lost")
-            errors, _ = written()
-        assert root.handlers == []
-    finally:
-        logging.captureWarnings(capture=False)
-        root.handlers[:] = handlers
-        root.setLevel(level)
+    with logs(form="json") as (opened, written):
+        opened.adopt_standard_logging()
+        logging.getLogger("some.package").info("unseen")
+        logging.getLogger("some.package").warning("odd %s", "\x1b")
+        try:
+            1 / 0  # noqa: B018  # to have an exception
+        except ZeroDivisionError:
+            logging.getLogger("asyncio").exception("lost")
+        errors, _ = written()
+    assert (root.handlers, root.level) == (handlers, level)
     odd, lost = map(orjson.loads, errors.splitlines())
     assert (odd["event"], odd["logger"], odd["level"]) == ("odd \\x1b", "some.package", "warning")
     assert lost["level"] == "error"

@@ -59,6 +59,7 @@ def test_a_stranger_is_told_of_as_seen():
         b"upgrade",
         b"proxy-authorization",
         b"http2-settings",
+        b"proxy",
     ],
 )
 def test_a_stranger_cant_speak_for_a_proxy(name):
