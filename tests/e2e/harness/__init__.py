@@ -1,0 +1,1 @@
+"""Real processes for end-to-end tests: a certificate authority, backends, the proxy, and clients of several makers."""

@@ -1,0 +1,192 @@
+"""Clients by several makers, all of which resolve every name to 127.0.0.1 and trust the test authority only."""
+
+import re
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import curl_cffi
+import httpcore
+import httpx
+from curl_cffi import CurlHttpVersion, CurlOpt
+
+from harness.authority import Authority
+
+VERSIONS = ("HTTP/1.1", "HTTP/2", "HTTP/3")
+
+
+# httpx: HTTP/1.1 and HTTP/2
+
+
+class _Loopback(httpcore.SyncBackend):
+    def connect_tcp(self, host: str, port: int, *args: Any, **more: Any) -> httpcore.NetworkStream:
+        return super().connect_tcp("127.0.0.1", port, *args, **more)
+
+
+class _AsyncLoopback(httpcore.AnyIOBackend):
+    async def connect_tcp(self, host: str, port: int, *args: Any, **more: Any) -> httpcore.AsyncNetworkStream:
+        return await super().connect_tcp("127.0.0.1", port, *args, **more)
+
+
+def trusting(authority: Authority, *, client: tuple[Path, Path] | None = None) -> ssl.SSLContext:
+    """A client's TLS context that trusts *authority*, with an optional client certificate and key."""
+    context = ssl.create_default_context(cafile=str(authority.file))
+    if client is not None:
+        context.load_cert_chain(*client)
+    return context
+
+
+def httpx_client(authority: Authority, version: str = "HTTP/1.1", *, client: tuple[Path, Path] | None = None, **more: Any) -> httpx.Client:
+    """An httpx client that speaks exactly *version* (HTTP/1.1 or HTTP/2)."""
+    transport = httpx.HTTPTransport(verify=trusting(authority, client=client), **_only(version), limits=httpx.Limits(), trust_env=False)
+    transport._pool._network_backend = _Loopback()
+    return httpx.Client(transport=transport, trust_env=False, timeout=more.pop("timeout", 30), **more)
+
+
+def async_httpx_client(authority: Authority, version: str = "HTTP/2", **more: Any) -> httpx.AsyncClient:
+    """The same, for asyncio; its pool is not bounded."""
+    unbounded = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    transport = httpx.AsyncHTTPTransport(verify=trusting(authority), **_only(version), limits=unbounded, trust_env=False)
+    transport._pool._network_backend = _AsyncLoopback()
+    return httpx.AsyncClient(transport=transport, trust_env=False, timeout=more.pop("timeout", 30), **more)
+
+
+def _only(version: str) -> dict[str, bool]:
+    return {"http1": version == "HTTP/1.1", "http2": version == "HTTP/2"}
+
+
+# curl_cffi: libcurl with BoringSSL, ngtcp2 and nghttp3
+
+
+def curl_session(authority: Authority, port: int, version: str = "HTTP/3", **more: Any) -> "curl_cffi.Session[Any]":
+    """A session that speaks exactly *version*; responses tell theirs in ``response.http_version`` (see SPOKEN)."""
+    return curl_cffi.Session(
+        verify=str(authority.file),
+        http_version=CURL_VERSIONS[version],
+        curl_options={CurlOpt.RESOLVE: [f"*:{port}:127.0.0.1"]},
+        trust_env=False,
+        timeout=more.pop("timeout", 30),
+        **more,
+    )
+
+
+CURL_VERSIONS = {"HTTP/1.1": CurlHttpVersion.V1_1, "HTTP/2": CurlHttpVersion.V2_0, "HTTP/3": CurlHttpVersion.V3ONLY}
+SPOKEN = {CurlHttpVersion.V1_1: "HTTP/1.1", CurlHttpVersion.V2_0: "HTTP/2", CurlHttpVersion.V3: "HTTP/3", 30: "HTTP/3"}
+
+
+# The curl of the system
+
+
+@dataclass(frozen=True)
+class Curled:
+    code: int
+    """Exit code of curl; 0 is success."""
+    status: int
+    version: str
+    headers: dict[str, str]
+    body: bytes
+    errors: str
+
+
+def curl(authority: Authority, url: str, *options: str, data: bytes | None = None, trust: bool = True) -> Curled:
+    """Run the system's curl, names resolved to loopback."""
+    port = re.findall(r":(\d+)", url.partition("//")[2])[0]
+    told = "%{stderr}\n@@%{http_version} %{response_code}"
+    command = ["curl", "-sS", "--noproxy", "*", "-i", "--max-time", "60", "--resolve", f"*:{port}:127.0.0.1", "-w", told]
+    command += ["--cacert", str(authority.file)] if trust else ["-k"]
+    run = subprocess.run([*command, *options, url], input=data, capture_output=True, check=False, timeout=90)
+    errors, _, last = run.stderr.decode().rpartition("\n@@")
+    version, _, status = last.partition(" ")
+    rest, head = run.stdout, b""
+    while rest.startswith(b"HTTP/"):  # 1xx answers come before the final one
+        head, _, rest = rest.partition(b"\r\n\r\n")
+    fields = (line.partition(": ") for line in head.decode("latin-1").split("\r\n")[1:])
+    spoken = "HTTP/" + {"1": "1.0"}.get(version, version)
+    return Curled(run.returncode, int(status or 0), spoken, {name.lower(): value for name, _, value in fields}, rest, errors)
+
+
+# openssl s_client
+
+
+def s_client(port: int, *options: str, sni: str | None = None, data: bytes = b"", limit: float = 20) -> str:
+    """What ``openssl s_client`` says; *data* is sent after the handshake."""
+    named = ["-servername", sni] if sni is not None else ["-noservername"]
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", *named, *options]
+    run = subprocess.run(command, input=data, capture_output=True, check=False, timeout=limit)
+    return (run.stdout + run.stderr).decode("latin-1")
+
+
+# h2load
+
+
+@dataclass(frozen=True)
+class Load:
+    """What h2load counted."""
+
+    total: int
+    succeeded: int
+    failed: int
+    errored: int
+    timeout: int
+    rate: float
+    """Requests a second."""
+    text: str
+
+
+class Loading:
+    """h2load at work in the background."""
+
+    def __init__(self, command: Iterable[str]) -> None:
+        self._process = subprocess.Popen(list(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def result(self, limit: float = 120) -> Load:
+        try:
+            text, _ = self._process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            text, _ = self._process.communicate()
+            msg = f"h2load did not end within {limit} s:\n{text}"
+            raise AssertionError(msg) from None
+        counted = re.search(
+            r"requests: (\d+) total, \d+ started, \d+ done, (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", text
+        )
+        rate = re.search(r"([\d.]+) req/s", text)
+        assert counted, text
+        assert rate, text
+        total, succeeded, failed, errored, timeout = map(int, counted.groups())
+        return Load(total, succeeded, failed, errored, timeout, float(rate[1]), text)
+
+
+def h2load(
+    port: int,
+    path: str = "/",
+    *,
+    host: str = "a.example.com",
+    version: str = "HTTP/2",
+    requests: int = 1000,
+    seconds: float = 0,
+    connections: int = 10,
+    streams: int = 10,
+    options: Iterable[str] = (),
+) -> Loading:
+    """Start h2load: for *requests* in all, or for *seconds* when that is not 0."""
+    amount = ["-D", str(seconds)] if seconds else ["-n", str(requests)]
+    command = ["h2load", *amount, "-c", str(connections), "-m", str(streams if version == "HTTP/2" else 1), "-t", "1"]
+    command += ["--h1"] if version == "HTTP/1.1" else []
+    command += [f"--connect-to=127.0.0.1:{port}", f"--sni={host}"]
+    return Loading([*command, *options, f"https://{host}:{port}{path}"])
+
+
+# Plain sockets
+
+
+def tls_socket(authority: Authority, port: int, *, sni: str = "a.example.com", alpn: Iterable[str] = ()) -> ssl.SSLSocket:
+    """A TLS connection on a plain socket, for bytes that no client library would send."""
+    context = trusting(authority)
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    return context.wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=30), server_hostname=sni)

@@ -1,0 +1,151 @@
+"""aioquic's own client, for what needs a hand on its streams: many at once, a reader that stops, a body in pieces."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aioquic.asyncio import QuicConnectionProtocol, connect
+from aioquic.h3.connection import H3_ALPN, H3Connection
+from aioquic.h3.events import DataReceived, HeadersReceived
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamReset
+
+from harness.authority import Authority
+
+QUEUE = 1024 * 1024  # bytes of upload handed to aioquic ahead of the network
+
+
+@dataclass
+class Answer:
+    """One response as far as it came."""
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    trailers: dict[str, str] = field(default_factory=dict)
+    informational: list[int] = field(default_factory=list)
+    body: bytes = b""
+    size: int = 0
+    sha256: str = ""
+    reset: int | None = None
+    """Error code, where the server cut the stream."""
+
+
+class _Stream:
+    def __init__(self, *, keep: bool) -> None:
+        self.answer = Answer()
+        self.hash = hashlib.sha256()
+        self.keep = keep
+        self.pieces: list[bytes] = []
+        self.changed = asyncio.Event()
+        self.done = asyncio.get_running_loop().create_future()
+
+
+class Http3(QuicConnectionProtocol):
+    """An HTTP/3 connection."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.http = H3Connection(self._quic)
+        self.streams: dict[int, _Stream] = {}
+        self.terminated: ConnectionTerminated | None = None
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        if isinstance(event, ConnectionTerminated):
+            self.terminated = event
+            for stream in self.streams.values():
+                if not stream.done.done():
+                    stream.done.set_exception(ConnectionError(f"{event.error_code:#x} {event.reason_phrase}"))
+                    stream.changed.set()
+        elif isinstance(event, StreamReset) and event.stream_id in self.streams:
+            self.streams[event.stream_id].answer.reset = event.error_code
+            self._finish(self.streams[event.stream_id])
+        for http_event in self.http.handle_event(event):
+            if isinstance(http_event, HeadersReceived | DataReceived) and http_event.stream_id in self.streams:
+                self._take(self.streams[http_event.stream_id], http_event)
+
+    def _take(self, stream: _Stream, event: HeadersReceived | DataReceived) -> None:
+        answer = stream.answer
+        if isinstance(event, DataReceived):
+            stream.hash.update(event.data)
+            answer.size += len(event.data)
+            if stream.keep:
+                stream.pieces.append(event.data)
+        else:
+            fields = {name.decode(): value.decode("latin-1") for name, value in event.headers}
+            status = int(fields.pop(":status", "0"))
+            if 100 <= status < 200:
+                answer.informational.append(status)
+            elif status:
+                answer.status, answer.headers = status, fields
+            else:
+                answer.trailers = fields
+        stream.changed.set()
+        if event.stream_ended:
+            self._finish(stream)
+
+    def _finish(self, stream: _Stream) -> None:
+        stream.answer.body = b"".join(stream.pieces)
+        stream.answer.sha256 = stream.hash.hexdigest()
+        stream.changed.set()
+        if not stream.done.done():
+            stream.done.set_result(stream.answer)
+
+    def open(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        host: str,
+        headers: Iterable[tuple[str, str]] = (),
+        end: bool = True,
+        keep: bool = True,
+    ) -> int:
+        """Send a request head; returns the stream. ``keep=False``: the body is hashed and dropped."""
+        number = self._quic.get_next_available_stream_id()
+        self.streams[number] = _Stream(keep=keep)
+        fields = [(b":method", method.encode()), (b":scheme", b"https"), (b":authority", host.encode()), (b":path", path.encode())]
+        self.http.send_headers(number, [*fields, *((name.encode(), value.encode()) for name, value in headers)], end_stream=end)
+        self.transmit()
+        return number
+
+    async def send(self, number: int, pieces: Iterable[bytes]) -> None:
+        """Send a body, no further ahead of the network than QUEUE bytes, and end it."""
+        sender = self._quic._streams[number].sender
+        for piece in pieces:
+            while sender.highest_offset < sender._buffer_stop - QUEUE:
+                await asyncio.sleep(0.002)
+            self.http.send_data(number, piece, end_stream=False)
+            self.transmit()
+        self.http.send_data(number, b"", end_stream=True)
+        self.transmit()
+
+    async def answer(self, number: int, limit: float = 60) -> Answer:
+        """The complete answer. Raises ConnectionError when the connection ends first."""
+        stream = self.streams[number]
+        answer: Answer = await asyncio.wait_for(asyncio.shield(stream.done), limit)
+        del self.streams[number]
+        return answer
+
+    async def get(self, path: str, *, host: str, limit: float = 60, **more: Any) -> Answer:
+        return await self.answer(self.open(path, host=host, **more), limit)
+
+    async def upload(self, path: str, pieces: Iterable[bytes], *, host: str, limit: float = 120, **more: Any) -> Answer:
+        number = self.open(path, method="POST", host=host, end=False, **more)
+        sending = asyncio.ensure_future(self.send(number, pieces))
+        try:
+            return await self.answer(number, limit)
+        finally:
+            sending.cancel()
+
+
+@asynccontextmanager
+async def http3(authority: Authority, port: int, *, sni: str = "a.example.com", **settings: Any) -> AsyncIterator[Http3]:
+    """Connect to 127.0.0.1:*port*; *settings* are aioquic's QuicConfiguration's."""
+    configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, server_name=sni, **settings)
+    configuration.load_verify_locations(cafile=str(authority.file))
+    async with connect("127.0.0.1", port, configuration=configuration, create_protocol=Http3) as client:
+        assert isinstance(client, Http3)
+        yield client
