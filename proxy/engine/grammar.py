@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from ipaddress import AddressValueError, IPv6Address
 from itertools import chain
+from typing import NoReturn
 
 from proxy.engine.seam import EngineLimits
 from proxy.message import Headers
@@ -131,14 +132,14 @@ def check_section(fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits, e
     return blob
 
 
-def _blame(fields: Sequence[tuple[bytes, bytes]]) -> None:
+def _blame(fields: Sequence[tuple[bytes, bytes]]) -> NoReturn:
     """Say which field has the control character that ``check_section`` met."""
     for name, value in fields:
-        if name.translate(None, _TOKEN_BYTES):
-            raise Malformed("field_name", quote(name))
         if value.translate(None, _SECTION_BYTES) or b"\n" in value:
             raise Malformed("field_value", f"control character in {quote(name)}")
-    raise Malformed("field_value", "control character")
+        if name.translate(None, _SECTION_BYTES) or b"\n" in name:
+            break
+    raise Malformed("field_name", "control character")
 
 
 def learn_lower(name: bytes) -> int:

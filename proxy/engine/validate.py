@@ -105,7 +105,8 @@ def pseudo_request(fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits) 
     """
     blob = check_section(fields, limits)
     if b"\n " in blob or b" \n" in blob or b"\n\t" in blob or b"\t\n" in blob or blob[-1:] in (b" ", b"\t"):
-        raise Malformed("field_value", "white space around a field value")
+        padded = any(value != value.strip(_WS) for _, value in fields)
+        raise Malformed("field_value" if padded else "field_name", "white space around it")
     method = scheme = authority = path = protocol = host = None
     length: int | None = None
     crumbs = -1
