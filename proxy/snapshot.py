@@ -52,7 +52,7 @@ class ClientCertificateRule:
     """False: asked for, verified when given."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class TlsProfile:
     """What one SNI selects: compared by identity, since listeners keep their contexts by it."""
 

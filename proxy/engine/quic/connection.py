@@ -1,0 +1,346 @@
+"""The transport of one client: aioquic's connection with its holes closed.
+
+Knows aioquic's private parts, as ``sending`` does. Knows no HTTP. What differs from the base class, and why:
+
+- connection IDs come from the endpoint, which has to know them;
+- receive windows follow consumption (``flow``), and frames that bring nothing have a budget (``abuse``);
+- CRYPTO data is bounded: the library keeps half a megabyte of it, and a ClientHello of up to 16 MB, for a client that nobody knows;
+- so are the holes in a stream's bytes: the library walks its list of gaps for every frame.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from aioquic import tls
+from aioquic._buffer import Buffer
+from aioquic.quic import events
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import END_STATES, QuicConnectionError, QuicConnectionId, QuicConnectionState, QuicReceiveContext
+from aioquic.quic.packet import QuicErrorCode, pull_quic_transport_parameters
+from aioquic.quic.stream import QuicStream
+
+from proxy.engine.quic.abuse import CONTROL_BURST, CONTROL_RATE, RESET_BURST, RESET_RATE, Budget
+from proxy.engine.quic.flow import DiscardingReceiver, ReceiveWindows
+from proxy.engine.quic.sending import Pacer, SendingConnection
+from proxy.engine.quic.tls import Identities, ServerContext
+from proxy.engine.seam import EngineLimits
+
+MAX_CRYPTO = {tls.Epoch.INITIAL: 16 * 1024, tls.Epoch.HANDSHAKE: 64 * 1024, tls.Epoch.ONE_RTT: 0}
+"""Bytes of CRYPTO data by epoch: a ClientHello with the largest post-quantum key share has 2 KB; a client's certificate chain, some;
+after the handshake a client has nothing to say (RFC 9001, section 6: no KeyUpdate)."""
+
+UNI_STREAMS = 8
+"""Unidirectional streams that a client may have open: HTTP/3 needs three, the rest is for extensions and grease."""
+
+MIN_GAPS = 64
+"""Holes in the received bytes of a stream, at least; a large window allows one for every packet that fits it."""
+
+SMALL_FRAME = 16
+"""STREAM frames that bring fewer bytes cost one of the control budget: a byte each is the dearest way to send a request."""
+
+EXCESSIVE_LOAD = 0x107
+"""H3_EXCESSIVE_LOAD (RFC 9114, section 8.1)."""
+
+CONNECTION_IDS = 4
+"""Connection IDs that a client has to choose from when it moves; it may ask for fewer."""
+
+
+NO_FRAME_TYPE: Any = None
+"""Makes a close an application's, whose codes are HTTP/3's (the library's annotation leaves it out)."""
+
+
+class _Quiet:
+    """Takes aioquic's log lines: it formats none, and a hostile packet writes to nobody's standard error."""
+
+    def debug(self, *_: object) -> None:
+        """Drop it."""
+
+    info = warning = error = debug
+
+
+_QUIET: Any = _Quiet()
+
+
+class Transport(SendingConnection):
+    """One QUIC connection, server side. ``mint`` gives a fresh connection ID with its stateless reset token."""
+
+    def __init__(
+        self,
+        configuration: QuicConfiguration,
+        identities: Identities,
+        limits: EngineLimits,
+        mint: Callable[[], tuple[bytes, bytes]],
+        original_destination_cid: bytes,
+    ) -> None:
+        super().__init__(configuration=configuration, original_destination_connection_id=original_destination_cid)
+        self._logger = _QUIET
+        self._loss._logger = None  # noqa: SLF001  # its lines are for people who debug aioquic
+        self._loss._pacer = Pacer(max_datagram_size=configuration.max_datagram_size)  # noqa: SLF001
+        self._identities = identities
+        self._mint = mint
+        first = self._host_cids[0]
+        first.cid, first.stateless_reset_token = mint()
+        self.host_cid = self._local_initial_source_connection_id = first.cid
+        for limit, count in ((self._local_max_streams_bidi, limits.streams), (self._local_max_streams_uni, UNI_STREAMS)):
+            limit.value = limit.sent = count
+        self._windows = ReceiveWindows(limits.stream_window, limits.connection_window)
+        self._max_gaps = max(MIN_GAPS, limits.stream_window // 1000)
+        self._now = 0.0
+        self._control = Budget(CONTROL_BURST, CONTROL_RATE)
+        self._resets = Budget(RESET_BURST, RESET_RATE)
+        self._begin_sending()
+
+    # For HTTP/3 and the endpoint
+
+    @property
+    def sni(self) -> str | None:
+        """The lower-case name that the client asked for."""
+        context = self.tls
+        return context.sni if isinstance(context, ServerContext) else None
+
+    @property
+    def profile(self) -> object:
+        """The TLS profile in use; None before the ClientHello."""
+        context = self.tls
+        return context.profile if isinstance(context, ServerContext) else None
+
+    @property
+    def begun(self) -> bool:
+        """A packet of the client was authentic."""
+        return self._state is not QuicConnectionState.FIRSTFLIGHT
+
+    @property
+    def close_event(self) -> events.ConnectionTerminated | None:
+        """Why the connection is closed or about to be; None while it lives."""
+        return self._close_event
+
+    @property
+    def close_sent(self) -> bool:
+        """The connection is over but for its closing period."""
+        return self._state in END_STATES
+
+    @property
+    def terminated(self) -> bool:
+        """The closing period is over as well."""
+        return self._state in END_STATES and self._close_at is None
+
+    def settled_path(self) -> Any:
+        """The address in use once it is validated; None meanwhile."""
+        path = self._network_paths[0]
+        return path.addr if path.is_validated else None
+
+    def send(self, stream_id: int, data: bytes, *, end: bool = False) -> bool:
+        """Queue bytes; False where the stream takes none any more (it is finished or was reset)."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.sender._reset_error_code is not None or stream.sender._buffer_fin is not None:  # noqa: SLF001
+            return False
+        stream.sender.write(data, end)
+        if stream_id not in self._held:
+            self._ready[stream_id] = stream
+        return True
+
+    def open_stream(self, data: bytes) -> int:
+        """Open a unidirectional stream and queue *data* on it; its number."""
+        stream_id = self.get_next_available_stream_id(is_unidirectional=True)
+        self._get_or_create_stream_for_send(stream_id)
+        self.send(stream_id, data)
+        return stream_id
+
+    def unsent(self, stream_id: int) -> int:
+        """Bytes queued here that were never sent."""
+        stream = self._streams.get(stream_id)
+        return 0 if stream is None else stream.sender._buffer_stop - stream.sender.highest_offset  # noqa: SLF001
+
+    def room(self) -> int:
+        """Bytes that the congestion window would take now."""
+        return self._loss.congestion_window - self._loss.bytes_in_flight
+
+    def cut(self, stream_id: int, code: int) -> None:
+        """Reset the sending part, and drop what was queued."""
+        stream = self._streams.get(stream_id)
+        if stream is not None and not stream.sender.is_finished:
+            self._cut(stream, code)
+
+    def abandon(self, stream_id: int, code: int | None = None) -> None:
+        """Read no more of a stream: its bytes are credited and dropped. With *code*, ask the client to stop."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.receiver.is_finished:
+            return
+        if code is not None:
+            stream.receiver.stop(code)
+            self._ready[stream_id] = stream
+        self._windows.credit(stream, stream.receiver.highest_offset)
+        DiscardingReceiver.take_over(stream)
+        self._settle(stream)
+
+    def credit(self, stream_id: int, count: int) -> None:
+        """*count* received bytes were consumed: let the client send as many more."""
+        stream = self._streams.get(stream_id)
+        if stream is not None and self._windows.credit(stream, count):
+            self._limits_due[stream_id] = stream
+
+    def spend_control(self) -> bool:
+        """One control frame's worth; False once the budget is used up, and the connection is being closed."""
+        if self._control.spend(self._now, self._packet_number):
+            return True
+        self.close(error_code=EXCESSIVE_LOAD, reason_phrase="too many control frames")
+        return False
+
+    def spend_reset(self) -> bool:
+        """One reset's worth; as ``spend_control``."""
+        if self._resets.spend(self._now):
+            return True
+        self.close(error_code=EXCESSIVE_LOAD, reason_phrase="too many resets")
+        return False
+
+    # Life
+
+    def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
+        """As the base class; the time is kept for the budgets."""
+        self._now = now
+        super().receive_datagram(data, addr, now)
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        context: Any = self.tls
+        context.__class__ = ServerContext
+        context.adopt(self._identities)
+
+    def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:  # noqa: FBT002  # the library's
+        super()._parse_transport_parameters(data, from_session_ticket)
+        size = pull_quic_transport_parameters(Buffer(data=data)).max_udp_payload_size
+        if size is not None:
+            self._max_datagram_size = min(self._max_datagram_size, size)
+
+    def _replenish_connection_ids(self) -> None:
+        while len(self._host_cids) < min(CONNECTION_IDS, self._remote_active_connection_id_limit):
+            cid, token = self._mint()
+            self._host_cids.append(QuicConnectionId(cid=cid, sequence_number=self._host_cid_seq, stateless_reset_token=token))
+            self._host_cid_seq += 1
+
+    # Frames in
+
+    def _get_or_create_stream(self, frame_type: int, stream_id: int) -> QuicStream:
+        opened = self._local_max_streams_bidi.used
+        stream = super()._get_or_create_stream(frame_type, stream_id)
+        self.requests_open += self._local_max_streams_bidi.used - opened
+        return stream
+
+    def _cut(self, stream: QuicStream, code: int) -> None:
+        stream.sender.reset(code)
+        stream.sender._buffer.clear()  # noqa: SLF001  # nothing of it is sent any more
+        self._prepare(stream)
+
+    def _charge(self) -> None:
+        if not self.spend_control():
+            raise _excessive_load("too many control frames")
+
+    def _charge_reset(self) -> None:
+        if not self.spend_reset():
+            raise _excessive_load("too many resets")
+
+    def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        self._charge()
+        start = buf.tell()
+        end = buf.pull_uint_var() + buf.pull_uint_var()
+        buf.seek(start)
+        if end > MAX_CRYPTO[context.epoch]:
+            raise _too_much_crypto(frame_type, "too much handshake data")
+        super()._handle_crypto_frame(context, frame_type, buf)
+        if len(self._crypto_streams[context.epoch].receiver._ranges) > MIN_GAPS:  # noqa: SLF001
+            raise _too_much_crypto(frame_type, "too many gaps in handshake data")
+
+    def _handle_stream_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        stream_id = _peek(buf)
+        stream = self._streams.get(stream_id)
+        before = 0 if stream is None else stream.receiver.highest_offset
+        if stream is None and self._stream_is_discarded(stream_id):
+            self._charge()
+        super()._handle_stream_frame(context, frame_type, buf)
+        stream = self._streams[stream_id]
+        receiver = stream.receiver
+        if receiver.highest_offset - before < SMALL_FRAME and not receiver.is_finished:
+            self._charge()  # it brought next to nothing: tiny, empty, double
+        if len(receiver._ranges) > self._max_gaps:  # noqa: SLF001
+            raise _excessive_load("too many gaps in a stream")
+        if isinstance(receiver, DiscardingReceiver):
+            self._windows.credit(stream, receiver.highest_offset)
+        if receiver.is_finished:
+            self._settle(stream)
+
+    def _handle_reset_stream_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        self._charge_reset()
+        stream_id = _peek(buf)
+        super()._handle_reset_stream_frame(context, frame_type, buf)
+        stream = self._streams[stream_id]
+        self._windows.credit(stream, stream.receiver.highest_offset)
+        self._settle(stream)
+
+    def _handle_stop_sending_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        self._charge_reset()
+        stream_id = _peek(buf)
+        super()._handle_stop_sending_frame(context, frame_type, buf)
+        stream = self._streams[stream_id]
+        if stream.sender.reset_pending:
+            self._cut(stream, 0)  # the library has set the code already: what is queued goes
+
+    def _handle_max_data_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        self._charge()
+        super()._handle_max_data_frame(context, frame_type, buf)
+        self._ready.update(self._held)
+        self._held.clear()
+
+    def _handle_max_stream_data_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        self._charge()
+        stream_id = _peek(buf)
+        super()._handle_max_stream_data_frame(context, frame_type, buf)
+        stream = self._held.pop(stream_id, None)
+        if stream is not None:
+            self._ready[stream_id] = stream
+
+
+def _peek(buf: Buffer) -> int:
+    """The stream number that a frame begins with."""
+    start = buf.tell()
+    stream_id: int = buf.pull_uint_var()
+    buf.seek(start)
+    return stream_id
+
+
+def _too_much_crypto(frame_type: int, reason: str) -> QuicConnectionError:
+    return QuicConnectionError(QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type, reason)
+
+
+def _excessive_load(reason: str) -> QuicConnectionError:
+    """Closes the connection with HTTP/3's code: no frame type makes it an application's close."""
+    return QuicConnectionError(EXCESSIVE_LOAD, NO_FRAME_TYPE, reason)
+
+
+def _charged(name: str) -> Callable[[Transport, QuicReceiveContext, int, Buffer], None]:
+    """The base class's handler behind the control budget."""
+    handler = getattr(SendingConnection, name)
+
+    def charge(self: Transport, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        self._charge()
+        handler(self, context, frame_type, buf)
+
+    return charge
+
+
+CHARGED = (
+    "ack",
+    "data_blocked",
+    "max_streams_bidi",
+    "max_streams_uni",
+    "new_connection_id",
+    "path_challenge",
+    "path_response",
+    "ping",
+    "retire_connection_id",
+    "stream_data_blocked",
+    "streams_blocked",
+)
+"""Frames that cost one of the control budget and are otherwise the library's business."""
+
+for _frame in CHARGED:
+    setattr(Transport, f"_handle_{_frame}_frame", _charged(f"_handle_{_frame}_frame"))

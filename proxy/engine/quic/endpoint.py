@@ -1,0 +1,459 @@
+"""All QUIC connections of one UDP listener: which datagram is whose, timers, and the seam's verbs by (connection, stream).
+
+Knows connection IDs, the life of connections and ``engine/seam.py``. Knows no packets beyond their heads and no HTTP beyond its verbs.
+Pure: datagrams, time and randomness are arguments.
+
+Only connections with something to do are visited: those that datagrams, timers or verbs touched. Deadlines stand in a heap, at most one
+current entry for each connection; a later deadline leaves the entry where it is, and it is put right when it comes up.
+
+Retry, QUIC-LB, tickets and 0-RTT are not part of this: ``Minter`` and ``_accept`` are where they belong.
+"""
+
+import heapq
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+
+from aioquic.quic import events as quic
+from aioquic.quic.configuration import QuicConfiguration
+
+from proxy.engine.events import ConnectionClosed, ConnectionReady, Event, PathChanged
+from proxy.engine.h3 import H3Connection
+from proxy.engine.h3_frames import CODE_NAMES, NO_ERROR, FieldSections
+from proxy.engine.quic import packets
+from proxy.engine.quic.connection import Transport
+from proxy.engine.quic.settings import MIN_DATAGRAM, QuicSettings
+from proxy.engine.quic.tls import ALPN, CIPHERS, Identities
+from proxy.engine.seam import Datagram, EngineLimits, Handle, Select, Transmit
+from proxy.errors import Reset
+from proxy.message import Address, Headers
+
+STATELESS_ANSWERS = 16
+"""Version negotiations and refusals for one batch of datagrams; the rest gets none."""
+
+GOAWAY_LINGER = 0.25
+"""Seconds between the last acknowledged response after GOAWAY and the close, for GOAWAY to arrive."""
+
+TIMER_GRAIN = 0.001
+"""A deadline that is not in the future although its timer was handled is put off by so much: nothing can spin."""
+
+_TRANSPORT_ERRORS = {
+    0x1: "internal_error",
+    0x2: "connection_refused",
+    0x3: "flow_control_error",
+    0x4: "stream_limit_error",
+    0x5: "stream_state_error",
+    0x6: "final_size_error",
+    0x7: "frame_encoding_error",
+    0x8: "transport_parameter_error",
+    0x9: "connection_id_limit_error",
+    0xA: "protocol_violation",
+    0xC: "application_error",
+    0xD: "crypto_buffer_exceeded",
+    0xE: "key_update_error",
+    0xF: "aead_limit_reached",
+    0x10: "no_viable_path",
+    0x11: "version_negotiation_error",
+}
+
+
+class Minter:
+    """Connection IDs: a counter behind a permutation of 64 bits, so that no two are alike and none tells of another.
+
+    The permutation is a Feistel network of four rounds on keyed BLAKE2b (Luby and Rackoff). The stateless reset token is a keyed hash
+    of the ID.
+    """
+
+    def __init__(self, secret: bytes, salt: bytes) -> None:
+        self._key = blake2b(salt, key=secret[:64], person=b"connection id", digest_size=32).digest()
+        self._token_key = blake2b(b"", key=secret[:64], person=b"stateless reset", digest_size=32).digest()
+        self._count = 0
+
+    def __call__(self) -> tuple[bytes, bytes]:
+        """A connection ID and its stateless reset token."""
+        self._count += 1
+        left, right = self._count >> 32, self._count & 0xFFFFFFFF
+        for step in range(4):
+            mixed = blake2b(b"%c%b" % (step, right.to_bytes(4, "big")), key=self._key, digest_size=4).digest()
+            left, right = right, left ^ int.from_bytes(mixed, "big")
+        cid = (left << 32 | right).to_bytes(packets.CID_BYTES, "big")
+        return cid, blake2b(cid, key=self._token_key, digest_size=16).digest()
+
+
+class _Connection:
+    __slots__ = ("cids", "closed", "complete_by", "handle", "http", "linger_until", "path", "ready", "timer", "transport")
+
+    def __init__(self, handle: Handle, transport: Transport, path: tuple[Address, Address], complete_by: float) -> None:
+        self.handle = handle
+        self.transport = transport
+        self.path = path
+        self.complete_by: float | None = complete_by
+        self.http: H3Connection | None = None
+        self.ready = False
+        self.closed = False
+        self.cids: set[bytes] = set()
+        self.linger_until: float | None = None
+        self.timer: float | None = None  # of its current entry in the heap
+
+
+class QuicEndpoint:
+    """Implements ``seam.Endpoint``.
+
+    *select* gives the TLS profile for an SNI; *secret* (16 bytes or more) keys what must not be guessed; *random_bytes* makes connection
+    IDs differ from one start to the next; *admit* says whether a new client may come in, by its address.
+    """
+
+    version = "HTTP/3"
+
+    def __init__(  # noqa: PLR0913  # what the seam needs, and two choices of the listener
+        self,
+        select: Select,
+        limits: EngineLimits,
+        settings: QuicSettings,
+        secret: bytes,
+        *,
+        random_bytes: Callable[[int], bytes] = bytes,
+        admit: Callable[[Address], bool] | None = None,
+    ) -> None:
+        self._limits = limits
+        self._settings = settings
+        self._identities = Identities(select)
+        self._admit = admit
+        self._mint = Minter(secret, random_bytes(16))
+        self._sections = FieldSections()
+        self._configuration = QuicConfiguration(
+            is_client=False,
+            alpn_protocols=ALPN,
+            cipher_suites=CIPHERS,
+            congestion_control_algorithm=settings.congestion_control,
+            connection_id_length=packets.CID_BYTES,
+            idle_timeout=settings.idle_timeout,
+            max_data=limits.connection_window,
+            max_stream_data=limits.stream_window,
+            max_datagram_size=settings.max_datagram_size,
+            certificate=object(),  # the library wants one before it knows the name: ``tls.ServerContext`` puts the right one
+            private_key=object(),
+        )
+        self._by_handle: dict[Handle, _Connection] = {}
+        self._by_cid: dict[bytes, _Connection] = {}
+        self._dirty: dict[Handle, _Connection] = {}
+        self._heap: list[tuple[float, Handle]] = []
+        self._answers: list[Transmit] = []
+        self._events: list[tuple[Handle, Event]] = []
+        self._last_handle = 0
+        self._refusing = False
+        self.handshakes = 0
+        """Handshakes in progress."""
+        self.dropped = 0
+        """Datagrams that belonged nowhere, or came beyond a bound."""
+
+    # In, out and time
+
+    def receive(self, datagrams: Sequence[Datagram], now: float) -> list[tuple[Handle, Event]]:
+        """Take datagrams. Never raises on hostile input."""
+        touched: dict[Handle, _Connection] = {}
+        answers = STATELESS_ANSWERS
+        by_cid = self._by_cid
+        for datagram in datagrams:
+            data = datagram.data
+            cid = packets.destination_of(data)
+            connection = by_cid.get(cid) if cid is not None else None
+            if connection is None:
+                if len(data) < MIN_DATAGRAM or not data[0] & 0x80 or not (header := packets.read_long_header(data)):
+                    self.dropped += 1
+                    continue
+                connection = self._accept(header, datagram, answers > len(self._answers), now)
+                if connection is None:
+                    continue
+            touched[connection.handle] = connection
+            try:
+                connection.transport.receive_datagram(data, (datagram.peer, datagram.local), now)
+            except Exception as error:  # noqa: BLE001  # a fault of the library costs the client that found it its own connection
+                connection.transport.close(error_code=1, frame_type=0, reason_phrase=type(error).__name__)
+            if not connection.transport.begun:  # no authentic packet: nothing is kept for it, and nobody is told
+                self.dropped += 1
+                self.handshakes -= 1
+                self._remove(connection)
+                del touched[connection.handle]
+        for connection in touched.values():
+            self._collect(connection, now)
+        self._dirty.update(touched)
+        return self.take_events()
+
+    def take_datagrams(self, now: float) -> list[Transmit]:
+        """Datagrams to send now, of all connections with something to send."""
+        out, self._answers = self._answers, []
+        dirty, self._dirty = self._dirty, {}
+        for connection in dirty.values():
+            transport = connection.transport
+            http = connection.http
+            while True:
+                fed = http is not None and http.feed()
+                try:
+                    datagrams = transport.datagrams_to_send(now)
+                except Exception as error:  # noqa: BLE001  # as in ``receive``; the library can't even say goodbye here
+                    self._drop(connection, "internal_error", repr(error))
+                    break
+                for data, (peer, local) in datagrams:
+                    out.append(Transmit(data, peer, local))
+                if not fed or not datagrams:
+                    break
+            self._collect(connection, now)
+            if connection.handle in self._by_handle:
+                self._schedule(connection, now)
+        return out
+
+    def take_events(self) -> list[tuple[Handle, Event]]:
+        """Events that arose outside ``receive`` and ``on_deadline``."""
+        if not self._events:
+            return []
+        taken, self._events = self._events, []
+        return taken
+
+    def deadline(self) -> float | None:
+        """When ``on_deadline`` is to be called next, or None."""
+        heap = self._heap
+        while heap:
+            due, handle = heap[0]
+            connection = self._by_handle.get(handle)
+            if connection is not None and connection.timer == due:
+                return due
+            heapq.heappop(heap)
+        return None
+
+    def on_deadline(self, now: float) -> list[tuple[Handle, Event]]:
+        """Handle the timers that are due (loss detection, acknowledgements, pacing, idle, handshake, drain)."""
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            due, handle = heapq.heappop(heap)
+            connection = self._by_handle.get(handle)
+            if connection is None or connection.timer != due:
+                continue
+            connection.timer = None
+            self._on_timer(connection, now)
+        return self.take_events()
+
+    # The verbs of the seam
+
+    def respond(self, connection: Handle, stream: int, status: int, headers: Headers, body: bytes) -> None:
+        """See ``engine/seam.py``, as for all of these. A connection that is gone takes everything silently."""
+        if http := self._http(connection):
+            http.respond(stream, status, headers, body)
+
+    def send_head(self, connection: Handle, stream: int, status: int, headers: Headers, end: bool) -> None:
+        """A final response head."""
+        if http := self._http(connection):
+            http.send_head(stream, status, headers, end)
+
+    def send_data(self, connection: Handle, stream: int, data: bytes, end: bool) -> int:
+        """Queue body bytes; returns what is queued for the stream."""
+        http = self._http(connection)
+        return http.send_data(stream, data, end) if http else 0
+
+    def send_trailers(self, connection: Handle, stream: int, headers: Headers) -> None:
+        """End the body with trailers."""
+        if http := self._http(connection):
+            http.send_trailers(stream, headers)
+
+    def inform(self, connection: Handle, stream: int, status: int, headers: Headers) -> None:
+        """A 1xx response."""
+        if http := self._http(connection):
+            http.inform(stream, status, headers)
+
+    def consumed(self, connection: Handle, stream: int, credit: int) -> None:
+        """The other side took *credit* bytes of the request body."""
+        if http := self._http(connection):
+            http.consumed(stream, credit)
+
+    def reset(self, connection: Handle, stream: int, reason: Reset) -> None:
+        """Cut one stream."""
+        if http := self._http(connection):
+            http.reset(stream, reason)
+
+    def goaway(self, connection: Handle) -> None:
+        """Accept no new requests on the connection; it closes when the present ones are done."""
+        if http := self._http(connection):
+            http.goaway()
+
+    def close(self, connection: Handle, reason: Reset) -> None:
+        """Close the connection at once. ConnectionClosed follows, from ``take_events``."""
+        if http := self._http(connection):
+            http.close(reason)
+
+    def refuse_new(self) -> None:
+        """Answer new connection attempts with CONNECTION_REFUSED from now on."""
+        self._refusing = True
+
+    @property
+    def connections(self) -> int:
+        """Connections that are alive, handshakes included."""
+        return len(self._by_handle)
+
+    def _http(self, handle: Handle) -> H3Connection | None:
+        connection = self._by_handle.get(handle)
+        if connection is None or connection.closed:
+            return None
+        self._dirty[handle] = connection
+        return connection.http
+
+    # The life of a connection
+
+    def _accept(self, header: packets.LongHeader, datagram: Datagram, may_answer: bool, now: float) -> _Connection | None:
+        """The connection that this datagram begins, or None: it was answered or dropped."""
+        if header.version not in packets.VERSIONS:
+            if header.version and may_answer:
+                answer = packets.version_negotiation(header, self._mint()[0][0])
+                self._answers.append(Transmit(answer, datagram.peer, datagram.local))
+            else:
+                self.dropped += 1
+            return None
+        known = packets.MIN_CLIENT_DCID <= len(header.destination) <= packets.MAX_CID and len(header.source) <= packets.MAX_CID
+        if not header.initial or not known or self.handshakes >= self._settings.handshakes:
+            self.dropped += 1
+            return None
+        full = len(self._by_handle) >= self._settings.connections
+        if self._refusing or full or (self._admit is not None and not self._admit(datagram.peer)):
+            if may_answer:
+                answer = packets.connection_refused(header, self._mint()[0])
+                self._answers.append(Transmit(answer, datagram.peer, datagram.local))
+            else:
+                self.dropped += 1
+            return None
+        self._last_handle += 1
+        minted: set[bytes] = set()
+        connection: _Connection | None = None
+
+        def mint() -> tuple[bytes, bytes]:
+            cid, token = self._mint()
+            while cid in self._by_cid:  # a client's own choice may stand there
+                cid, token = self._mint()
+            minted.add(cid)
+            if connection is not None:
+                self._by_cid[cid] = connection
+            return cid, token
+
+        transport = Transport(self._configuration, self._identities, self._limits, mint, header.destination)
+        connection = _Connection(self._last_handle, transport, (datagram.peer, datagram.local), now + self._settings.handshake_timeout)
+        connection.cids = minted
+        minted.add(header.destination)
+        for cid in minted:
+            self._by_cid[cid] = connection
+        self._by_handle[connection.handle] = connection
+        self.handshakes += 1
+        return connection
+
+    def _collect(self, connection: _Connection, now: float) -> None:
+        """Turn what the transport has to tell into events."""
+        transport = connection.transport
+        handle = connection.handle
+        out = self._events
+        http = connection.http
+        try:
+            while (event := transport.next_event()) is not None:
+                if isinstance(event, quic.ConnectionIdRetired):
+                    connection.cids.discard(event.connection_id)
+                    self._by_cid.pop(event.connection_id, None)
+                elif isinstance(event, quic.HandshakeCompleted):
+                    http = self._ready(connection, event)
+                elif http is not None and transport.close_event is None:
+                    http.handle(event)
+        except Exception as error:  # noqa: BLE001  # as in ``receive``
+            transport.close(error_code=1, frame_type=0, reason_phrase=type(error).__name__)
+        if http is not None and http.events and not connection.closed:
+            out.extend([(handle, told) for told in http.events])
+            http.events.clear()
+        if not connection.closed:
+            path = transport.settled_path()
+            if connection.ready and path is not None and path != connection.path:
+                connection.path = path
+                out.append((handle, PathChanged(path[0])))
+            if transport.close_event is not None:
+                self._tell_closed(connection, *_reason(transport.close_event))
+            elif http is not None and http.draining and not transport.requests_open and not http.streams:
+                if connection.linger_until is None:
+                    connection.linger_until = now + GOAWAY_LINGER
+            else:
+                connection.linger_until = None
+        if transport.terminated:
+            self._remove(connection)
+
+    def _ready(self, connection: _Connection, event: quic.HandshakeCompleted) -> H3Connection:
+        transport = connection.transport
+        http = connection.http = H3Connection(transport, self._limits, self._sections)
+        connection.ready = True
+        connection.complete_by = None
+        self.handshakes -= 1
+        peer, local = transport.settled_path() or connection.path
+        connection.path = (peer, local)
+        original = transport.original_destination_connection_id
+        ready = ConnectionReady(transport.sni, event.alpn_protocol or ALPN[0], peer, original, transport.profile)
+        self._events.append((connection.handle, ready))
+        return http
+
+    def _tell_closed(self, connection: _Connection, error: str, detail: str) -> None:
+        if connection.closed:
+            return
+        connection.closed = True
+        connection.http = None
+        if not connection.ready:
+            self.handshakes -= 1
+            error = error or "closed"
+        self._events.append((connection.handle, ConnectionClosed(error, detail)))
+
+    def _drop(self, connection: _Connection, error: str, detail: str) -> None:
+        self._tell_closed(connection, error, detail)
+        self._remove(connection)
+
+    def _remove(self, connection: _Connection) -> None:
+        for cid in connection.cids:
+            if self._by_cid.get(cid) is connection:
+                del self._by_cid[cid]
+        self._by_handle.pop(connection.handle, None)
+        self._dirty.pop(connection.handle, None)
+
+    # Timers
+
+    def _on_timer(self, connection: _Connection, now: float) -> None:
+        transport = connection.transport
+        if connection.complete_by is not None and now >= connection.complete_by and not connection.closed:
+            self._drop(connection, "handshake_timeout", "the handshake took too long")
+            return
+        if connection.linger_until is not None and now >= connection.linger_until:
+            connection.linger_until = None
+            transport.close(error_code=NO_ERROR, reason_phrase="")
+        due = transport.get_timer()
+        if due is not None and due <= now:
+            try:
+                transport.handle_timer(now)
+            except Exception as error:  # noqa: BLE001  # as in ``receive``
+                self._drop(connection, "internal_error", repr(error))
+                return
+        self._collect(connection, now)
+        if connection.handle in self._by_handle:
+            self._dirty[connection.handle] = connection
+
+    def _schedule(self, connection: _Connection, now: float) -> None:
+        due = connection.transport.get_timer()
+        for other in (connection.complete_by, connection.linger_until):
+            if other is not None and (due is None or other < due):
+                due = other
+        if due is None:
+            return
+        due = max(due, now + TIMER_GRAIN) if due <= now else due
+        if connection.timer is None or due < connection.timer:
+            connection.timer = due
+            heapq.heappush(self._heap, (due, connection.handle))
+
+
+def _reason(event: quic.ConnectionTerminated) -> tuple[str, str]:
+    """A token for metrics, empty for a clean end, and words for the log."""
+    code = event.error_code
+    words = event.reason_phrase[:100]
+    if event.reason_phrase == "Idle timeout":
+        return "", "idle"
+    if event.frame_type is None:
+        if code in (0, NO_ERROR):
+            return "", words
+        return CODE_NAMES.get(code, "application_error"), f"{code:#x} {words}"
+    if 0x100 <= code <= 0x1FF:
+        return "tls_alert", f"alert {code - 0x100} {words}"
+    return "" if not code else _TRANSPORT_ERRORS.get(code, "transport_error"), f"{code:#x} {words}"

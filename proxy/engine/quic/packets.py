@@ -1,0 +1,100 @@
+"""Packets outside any connection: where a datagram belongs, version negotiation, refusal.
+
+Reads only what no version of QUIC may change (RFC 8999) and the type bits of versions 1 and 2. Keeps no state.
+"""
+
+from dataclasses import dataclass
+
+from aioquic.quic.crypto import CryptoPair
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicPacketType, QuicProtocolVersion
+from aioquic.quic.packet_builder import QuicPacketBuilder
+
+from proxy.engine.quic.settings import MIN_DATAGRAM
+
+VERSIONS = (int(QuicProtocolVersion.VERSION_1), int(QuicProtocolVersion.VERSION_2))
+"""Spoken here, the preferred one first."""
+
+MAX_CID = 20
+"""Longest connection ID of versions 1 and 2 (RFC 9000, section 17.2)."""
+
+MIN_CLIENT_DCID = 8
+"""Shortest destination ID that a client may make up for its first packet (RFC 9000, section 7.2)."""
+
+CID_BYTES = 8
+"""Length of the connection IDs that we issue."""
+
+_GREASE_VERSION = 0x1A2A3A4A  # of the reserved form 0x?a?a?a?a (RFC 9000, section 15)
+_INITIAL_BITS = {VERSIONS[0]: 0x00, VERSIONS[1]: 0x10}
+_ZERO_RTT_BITS = {VERSIONS[0]: 0x10, VERSIONS[1]: 0x20}
+
+
+@dataclass(slots=True)
+class LongHeader:
+    """The head of a long-header packet."""
+
+    version: int
+    destination: bytes
+    source: bytes
+    initial: bool
+    """An Initial of a version that we speak."""
+    early: bool
+    """A 0-RTT packet of a version that we speak."""
+
+
+def destination_of(data: bytes) -> bytes | None:
+    """The connection ID that a datagram is for, or None where it is none of QUIC's."""
+    if len(data) < 1 + CID_BYTES:
+        return None
+    first = data[0]
+    if not first & 0x80:
+        return data[1 : 1 + CID_BYTES] if first & 0x40 else None
+    length = data[5] if len(data) > 6 else 256
+    return data[6 : 6 + length] if len(data) > 6 + length else None
+
+
+def read_long_header(data: bytes) -> LongHeader | None:
+    """The head of a datagram that begins with a long header; None for anything else."""
+    if len(data) < 7 or not data[0] & 0x80:
+        return None
+    version = int.from_bytes(data[1:5], "big")
+    end = 6 + data[5]
+    if len(data) <= end:
+        return None
+    source_end = end + 1 + data[end]
+    if len(data) < source_end:
+        return None
+    kind = data[0] & 0x30 if data[0] & 0x40 else -1
+    return LongHeader(
+        version, data[6:end], data[end + 1 : source_end], kind == _INITIAL_BITS.get(version), kind == _ZERO_RTT_BITS.get(version)
+    )
+
+
+def version_negotiation(header: LongHeader, first_byte: int) -> bytes:
+    """The versions that we speak (RFC 9000, section 17.2.1), with one that nobody speaks. *first_byte* is random.
+
+    At most 7 + 2 * 255 + 12 bytes, for a datagram of at least 1200: it can't amplify.
+    """
+    versions = b"".join(version.to_bytes(4, "big") for version in (*VERSIONS, _GREASE_VERSION))
+    return b"%c\0\0\0\0%c%b%c%b%b" % (
+        first_byte & 0x7F | 0xC0,
+        len(header.source),
+        header.source,
+        len(header.destination),
+        header.destination,
+        versions,
+    )
+
+
+def connection_refused(header: LongHeader, source: bytes) -> bytes:
+    """An Initial with CONNECTION_CLOSE, CONNECTION_REFUSED (RFC 9000, section 10.2.3): about 60 bytes for 1200."""
+    keys = CryptoPair()
+    keys.setup_initial(cid=header.destination, is_client=False, version=header.version)
+    builder = QuicPacketBuilder(
+        host_cid=source, peer_cid=header.source, version=header.version, is_client=False, max_datagram_size=MIN_DATAGRAM
+    )
+    builder.start_packet(QuicPacketType.INITIAL, keys)
+    frame = builder.start_frame(QuicFrameType.TRANSPORT_CLOSE, capacity=8)
+    frame.push_uint_var(QuicErrorCode.CONNECTION_REFUSED)
+    frame.push_uint_var(QuicFrameType.PADDING)
+    frame.push_uint_var(0)
+    return builder.flush()[0][0]

@@ -1,0 +1,36 @@
+"""What an operator may change about QUIC, and the bounds that stand."""
+
+from dataclasses import dataclass
+
+MIN_DATAGRAM = 1200
+"""Smallest datagram with a client's Initial, and what every path carries (RFC 9000, section 14)."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuicSettings:
+    """Settings of one endpoint. Times in seconds, sizes in bytes."""
+
+    idle_timeout: float = 30.0
+    """Without a packet from the client; the client may ask for less (RFC 9000, section 10.1)."""
+    handshake_timeout: float = 10.0
+    """From the first datagram to a completed handshake."""
+    handshakes: int = 1000
+    """Handshakes in progress at any time; what comes beyond is dropped, and the client's retransmission tries again."""
+    connections: int = 100_000
+    """Connections alive at any time, handshakes included; what comes beyond is refused."""
+    max_datagram_size: int = MIN_DATAGRAM
+    """UDP payload sent. 1200 passes every path; more needs a network that is known, as the path's MTU is not probed."""
+    congestion_control: str = "cubic"
+    """``cubic`` (RFC 9438) or ``reno`` (RFC 9002)."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what can't be."""
+        if not MIN_DATAGRAM <= self.max_datagram_size <= 65527:
+            msg = f"max_datagram_size must be {MIN_DATAGRAM} to 65527, not {self.max_datagram_size}"
+            raise ValueError(msg)
+        if self.congestion_control not in {"cubic", "reno"}:
+            msg = f"congestion_control must be cubic or reno, not {self.congestion_control}"
+            raise ValueError(msg)
+        if min(self.idle_timeout, self.handshake_timeout, self.handshakes, self.connections) <= 0:
+            msg = "idle_timeout, handshake_timeout, handshakes and connections must be more than 0"
+            raise ValueError(msg)
