@@ -203,7 +203,7 @@ class Exchange:
                 return
             self._forward(route, action)
         elif isinstance(action, Redirect):
-            headers = [(b"location", action.location.render(self._variables())), (b"content-length", b"0")]
+            headers = [(b"location", action.target(self._variables())), (b"content-length", b"0")]
             self._answer(action.status, self._edited(headers), b"")
         else:
             assert isinstance(action, Respond)

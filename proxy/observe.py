@@ -49,7 +49,7 @@ class Family(Generic[CellT]):
         self.kind = kind
         """``counter``, ``gauge`` or ``histogram``."""
         self.cells: dict[tuple[str, ...], CellT] = {}
-        self._make = make
+        self._make: Callable[[], CellT] = make
 
     def cell(self, *values: str) -> CellT:
         """The cell for these label values, made at the first call; the same values give the same cell."""

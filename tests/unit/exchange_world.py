@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -216,7 +217,7 @@ class World:
         self.route = Route(**{**values, **route})
         site = Site("a", ("a.example.com",), RouteTable([self.route]), b"/health", None)
         self.host = Host("a.example.com", site, {version: Cell() for version in ("HTTP/1.1", "HTTP/2", "HTTP/3")})
-        self.ids = iter(range(1, 10_000))
+        self.ids = itertools.count(1)
         make_id = lambda: b"id-%d" % next(self.ids)
         snapshot = Snapshot(
             generation=1,
