@@ -1,0 +1,188 @@
+"""From the checked configuration to the Snapshot that requests see. Pure: what is random, secret or of the clock is an argument.
+
+Everything is resolved here, once: pools, policies, templates, counters. A bad value can't get here; the loader has refused it.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from proxy.config import model_pool, model_server, model_site
+from proxy.config.compile_pool import compile_pool
+from proxy.config.compile_site import Defaults, compile_site
+from proxy.config.diff import diff
+from proxy.config.load import Configuration
+from proxy.engine.seam import EngineLimits
+from proxy.observe import Metrics
+from proxy.policy.access import Networks
+from proxy.policy.forwarded import Forwarding
+from proxy.snapshot import Certificate, Host, Limits, Listener, Pool, ServerTimeouts, Snapshot, SniTable, TlsProfile
+
+__all__ = ["compile_snapshot", "diff", "with_certificates", "with_port"]
+
+ALT_SVC_SECONDS = 86400
+"""How long a client may remember that there is HTTP/3 (RFC 7838, section 3.1)."""
+VERSIONS = {"HTTP/1.1": "http1", "HTTP/2": "http2", "HTTP/3": "http3"}
+
+
+def compile_snapshot(  # noqa: PLR0913  # each is one impure thing that this pure step is given
+    configuration: Configuration,
+    *,
+    metrics: Metrics,
+    secret: bytes,
+    seed: int,
+    generation: int,
+    make_request_id: Callable[[], bytes],
+    default_certificate: Certificate,
+    previous: Snapshot | None = None,
+    now: float = 0.0,
+) -> Snapshot:
+    """The snapshot. *default_certificate* serves where ``server.tls`` has none.
+
+    *previous* hands on what outlives a reload: the backends' state (*now*, monotonic, is when), contexts towards backends that are the
+    same, and the TLS profiles that listeners know by identity.
+    """
+    server = configuration.server
+    trusted = Networks(server.trusted_proxies)
+    pools = {
+        name: compile_pool(
+            name,
+            pool,
+            tls=configuration.upstream_tls.get(name),
+            secret=secret,
+            seed=seed,
+            previous=previous.pools.get(name) if previous is not None else None,
+        )
+        for name, pool in _all_pools(configuration)
+    }
+    sni = _SniBuilder(previous)
+    exact: dict[bytes, Host] = {}
+    wildcard: dict[bytes, Host] = {}
+    health_path = _health(server.health)
+    defaults = Defaults(health_path=health_path, body_bytes=server.limits.body_size)
+    for model, material in zip(configuration.sites, configuration.materials, strict=True):
+        site = compile_site(model, pools, material.client_rule, defaults, metrics)
+        for pattern in site.hosts:
+            cells = {
+                version: metrics.counter(f"{name}_requests_total", f"{version} requests, by configured host", ("host",)).cell(pattern)
+                for version, name in VERSIONS.items()
+            }
+            host = Host(pattern, site, cells)
+            if pattern.startswith("*."):
+                wildcard[pattern[2:].encode()] = host
+            else:
+                exact[pattern.encode()] = host
+            sni.add(TlsProfile(material.certificate, material.client_rule, pattern))
+    certificate = configuration.default_certificate or default_certificate
+    snapshot = Snapshot(
+        generation=generation,
+        listeners=tuple(_listener(listener) for listener in server.listeners),
+        admin=server.admin.address if isinstance(server.admin, model_server.Admin) else None,
+        limits=_limits(server.limits),
+        timeouts=ServerTimeouts(**server.timeouts.model_dump()),
+        trusted_proxies=trusted,
+        forwarding=Forwarding(trusted, make_request_id),
+        health_path=health_path,
+        sni=sni.table(TlsProfile(certificate, None, "default", is_default=True), refuse_unknown=server.tls.unknown_sni == "refuse"),
+        exact_hosts=exact,
+        wildcard_hosts=wildcard,
+        pools=pools,
+    )
+    if previous is not None:
+        _adopt(snapshot, previous, now)
+    return snapshot
+
+
+def with_certificates(snapshot: Snapshot, certificates: dict[str, Certificate]) -> Snapshot:
+    """The same snapshot with other certificates, by domain (a configured host, or ``default``)."""
+
+    def renewed(profile: TlsProfile) -> TlsProfile:
+        found = certificates.get(profile.domain)
+        return profile if found is None or found == profile.certificate else replace(profile, certificate=found)
+
+    old = snapshot.sni
+    sni = SniTable(
+        exact={name: renewed(profile) for name, profile in old.exact.items()},
+        wildcard={name: renewed(profile) for name, profile in old.wildcard.items()},
+        default=renewed(old.default),
+        refuse_unknown=old.refuse_unknown,
+    )
+    return replace(snapshot, sni=sni)
+
+
+def with_port(listener: Listener, port: int) -> Listener:
+    """The listener after it was bound: for a configured port 0, the port that the system chose."""
+    if listener.address[1]:
+        return listener
+    public = listener.public_port or port
+    return replace(listener, address=(listener.address[0], port), public_port=public, alt_svc=_alt_svc(listener.protocols, public))
+
+
+class _SniBuilder:
+    """Collects profiles, and takes the previous snapshot's object for one that is equal: listeners keep contexts, and clients tickets."""
+
+    def __init__(self, previous: Snapshot | None) -> None:
+        self._previous = previous.sni if previous is not None else None
+        self._exact: dict[str, TlsProfile] = {}
+        self._wildcard: dict[str, TlsProfile] = {}
+
+    def add(self, profile: TlsProfile) -> None:
+        wild = profile.domain.startswith("*.")
+        name = profile.domain.removeprefix("*.")
+        old = None
+        if self._previous is not None:
+            old = (self._previous.wildcard if wild else self._previous.exact).get(name)
+        (self._wildcard if wild else self._exact)[name] = _same(profile, old)
+
+    def table(self, default: TlsProfile, *, refuse_unknown: bool) -> SniTable:
+        old = self._previous.default if self._previous is not None else None
+        return SniTable(self._exact, self._wildcard, _same(default, old), refuse_unknown)
+
+
+def _same(new: TlsProfile, old: TlsProfile | None) -> TlsProfile:
+    if old is not None and (old.certificate, old.client_rule) == (new.certificate, new.client_rule):
+        return old
+    return new
+
+
+def _all_pools(configuration: Configuration) -> list[tuple[str, model_pool.Pool]]:
+    """Every pool with its full name: ``site/pool``, or the name alone for a shared one."""
+    own = [(f"{site.hosts[0]}/{name}", pool) for site in configuration.sites for name, pool in site.pools.items()]
+    return [*configuration.pools.items(), *own]
+
+
+def _adopt(new: Snapshot, old: Snapshot, now: float) -> None:
+    """The last step, since it changes what the old snapshot shares: nothing can fail after it."""
+    for name, pool in new.pools.items():
+        before: Pool | None = old.pools.get(name)
+        if before is not None:
+            pool.balancer.adopt(before.balancer, now)
+
+
+def _listener(model: model_server.Listener) -> Listener:
+    protocols = frozenset(model.protocols)
+    public = model.public_port or model.address[1]
+    return Listener(
+        address=model.address,
+        protocols=protocols,
+        public_port=public,
+        proxy_protocol_from=Networks(model.proxy_protocol.from_) if model.proxy_protocol is not None else None,
+        alt_svc=_alt_svc(protocols, public),
+    )
+
+
+def _alt_svc(protocols: frozenset[str], port: int) -> bytes | None:
+    return b'h3=":%d"; ma=%d' % (port, ALT_SVC_SECONDS) if "h3" in protocols and port else None
+
+
+def _limits(model: model_server.Limits) -> Limits:
+    return Limits(
+        connections=model.connections,
+        connections_per_client=model.connections_per_client,
+        connection_rate=model.connection_rate,
+        body_bytes=model.body_size,
+        engine=EngineLimits(streams=model.streams_per_connection, header_count=model.header_count, header_bytes=model.header_size),
+    )
+
+
+def _health(model: model_site.Health | str) -> bytes | None:
+    return model.path.encode() if isinstance(model, model_site.Health) else None

@@ -1,0 +1,136 @@
+"""What a reload changed, in lines for the log: complete enough to see that it did what was meant, and short."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from proxy.policy.answer import Redirect, Respond
+from proxy.policy.headers import HeaderEdit
+from proxy.snapshot import Forward, Pool, Route, Site, Snapshot, TlsProfile
+
+ThingT = TypeVar("ThingT")
+
+RESTART = "takes effect with a restart only"
+
+
+def diff(old: Snapshot, new: Snapshot) -> list[str]:
+    """The changes from *old* to *new*, one line each; nothing when both say the same."""
+    return [
+        *_restart_changes(old, new),
+        *_changed("limits", old.limits, new.limits),
+        *_changed("timeouts", old.timeouts, new.timeouts),
+        *(["trusted_proxies changed"] if old.trusted_proxies != new.trusted_proxies else []),
+        *(["server health path changed"] if old.health_path != new.health_path else []),
+        *_named("site", _sites(old), _sites(new), _site_change),
+        *_named("certificate of", _profiles(old), _profiles(new), _profile_change),
+        *(["unknown_sni changed"] if old.sni.refuse_unknown != new.sni.refuse_unknown else []),
+        *_named("pool", old.pools, new.pools, _pool_change),
+    ]
+
+
+def needs_restart(old: Snapshot, new: Snapshot) -> bool:
+    """Whether *new* has listeners or an admin address that a running process can't take up."""
+    return bool(_restart_changes(old, new))
+
+
+def _restart_changes(old: Snapshot, new: Snapshot) -> list[str]:
+    before = {listener.name: listener for listener in old.listeners}
+    after = {listener.name: listener for listener in new.listeners}
+    lines = [f"listener {name} added: {RESTART}" for name in after if name not in before]
+    lines += [f"listener {name} removed: {RESTART}" for name in before if name not in after]
+    lines += [f"listener {name} changed: {RESTART}" for name in after if name in before and after[name] != before[name]]
+    if old.admin != new.admin:
+        lines.append(f"admin address changed: {RESTART}")
+    return lines
+
+
+def _named(kind: str, old: Mapping[str, ThingT], new: Mapping[str, ThingT], change: Callable[[ThingT, ThingT], str]) -> Iterable[str]:
+    for name in new:
+        if name not in old:
+            yield f"{kind} {name} added"
+        elif what := change(old[name], new[name]):
+            yield f"{kind} {name}: {what}"
+    for name in old:
+        if name not in new:
+            yield f"{kind} {name} removed"
+
+
+def _changed(prefix: str, old: Any, new: Any) -> Iterable[str]:
+    """One line for each field of a dataclass that differs."""
+    for item in fields(new):
+        before, after = getattr(old, item.name), getattr(new, item.name)
+        if before == after:
+            continue
+        if hasattr(after, "__dataclass_fields__"):
+            yield from _changed(f"{prefix}.{item.name}", before, after)
+        else:
+            yield f"{prefix}.{item.name}: {before:g} -> {after:g}"
+
+
+def _sites(snapshot: Snapshot) -> dict[str, Site]:
+    hosts = [*snapshot.exact_hosts.values(), *snapshot.wildcard_hosts.values()]
+    return {host.site.name: host.site for host in hosts}
+
+
+def _site_change(old: Site, new: Site) -> str:
+    parts = []
+    if old.hosts != new.hosts:
+        parts.append("hosts changed")
+    if old.health_path != new.health_path:
+        parts.append("health path changed")
+    if old.client_rule != new.client_rule:
+        parts.append("client certificates changed")
+    before, after = [_route_key(route) for route in old.routes.routes], [_route_key(route) for route in new.routes.routes]
+    if len(before) != len(after):
+        parts.append(f"{len(before)} -> {len(after)} routes")
+    elif numbers := [str(number) for number, (one, other) in enumerate(zip(before, after, strict=True), 1) if one != other]:
+        parts.append(f"route {', '.join(numbers)} changed")
+    return ", ".join(parts)
+
+
+def _route_key(route: Route) -> tuple[object, ...]:
+    """Everything that a route does, comparable: templates by their text, pools by name, no counters."""
+    action = route.action
+    what: tuple[object, ...]
+    if isinstance(action, Forward):
+        what = ("pool", action.pool.name, action.rewrite, action.host)
+    elif isinstance(action, Redirect):
+        what = ("redirect", action.status, action.location.text)
+    else:
+        assert isinstance(action, Respond)
+        what = ("respond", action.status, action.headers, action.body)
+    edits = (_edit_key(route.request_headers), _edit_key(route.response_headers))
+    return (route.match, what, route.access, *edits, route.timeouts, route.retry, route.body_bytes)
+
+
+def _edit_key(edit: HeaderEdit | None) -> object:
+    return None if edit is None else (tuple((name, template.text) for name, template in edit.set), edit.remove)
+
+
+def _profiles(snapshot: Snapshot) -> dict[str, TlsProfile]:
+    table = snapshot.sni
+    return {profile.domain: profile for profile in (table.default, *table.exact.values(), *table.wildcard.values())}
+
+
+def _profile_change(old: TlsProfile, new: TlsProfile) -> str:
+    return "changed" if old.certificate != new.certificate else ""
+
+
+def _pool_change(old: Pool, new: Pool) -> str:
+    parts = []
+    if added := [url for url in new.endpoints if url not in old.endpoints]:
+        parts.append(f"added {', '.join(added)}")
+    if removed := [url for url in old.endpoints if url not in new.endpoints]:
+        parts.append(f"removed {', '.join(removed)}")
+    before = {member.identity: member for member in old.balancer.members}
+    changed = [member.identity for member in new.balancer.members if member.identity in before and before[member.identity] != member]
+    if changed:
+        parts.append(f"weight or backup changed of {', '.join(changed)}")
+    if _settings(old) != _settings(new):
+        parts.append("settings changed")
+    return ", ".join(parts)
+
+
+def _settings(pool: Pool) -> tuple[object, ...]:
+    tls = pool.tls.fingerprint if pool.tls is not None else None
+    return (pool.balancer.settings, pool.key, pool.pins, tls, pool.connections, pool.health)

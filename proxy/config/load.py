@@ -1,0 +1,146 @@
+"""From a folder of YAML files to one checked ``Configuration``; or all that is wrong with them, at once.
+
+Reads files; opens no socket. What several files must agree on (hosts, pools, listeners) is ``references``' affair, certificates are
+``material``'s.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy.config.gather import SiteMaterial, gather_material
+from proxy.config.material import CertificateFiles
+from proxy.config.model_pool import Pool
+from proxy.config.model_server import File, Log, Server
+from proxy.config.model_site import Site
+from proxy.config.problem import ConfigError, Problem
+from proxy.config.references import check_references
+from proxy.config.source import Document, read_document
+from proxy.config.translate import validate
+from proxy.snapshot import Certificate, UpstreamTls
+
+__all__ = ["MAX_FILES", "ConfigError", "Configuration", "Problem", "load"]
+
+MAX_FILES = 10_000
+"""YAML files of one configuration."""
+SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Everything that the files say, checked, with certificates read."""
+
+    source: Path
+    """The folder or file that it was read from."""
+    server: Server
+    sites: tuple[Site, ...]
+    """In the order of files; a site's name is its first host."""
+    pools: Mapping[str, Pool]
+    """The shared ones."""
+    materials: tuple[SiteMaterial, ...]
+    """One for each of ``sites``."""
+    upstream_tls: Mapping[str, UpstreamTls]
+    """By the pool's full name; pools with an ``https://`` endpoint only."""
+    default_certificate: Certificate | None
+    """That of ``server.tls``."""
+    certificate_files: tuple[CertificateFiles, ...]
+    """What to watch."""
+    state: Path
+    """The folder for secrets."""
+    warnings: tuple[Problem, ...]
+
+    @property
+    def log(self) -> Log:
+        """What is logged, and how."""
+        return self.server.log
+
+
+def load(directory: Path, environ: Mapping[str, str], *, now: float | None = None, keep: bool = True) -> Configuration:
+    """Read every ``*.yaml`` and ``*.yml`` under *directory* (or the one file that it names), in sorted order.
+
+    *now* in seconds since the epoch judges certificates; *keep* lets self-signed certificates be put into the state folder. Raises
+    ConfigError, and nothing else.
+    """
+    documents: list[Document] = []
+    files: list[tuple[Document, File]] = []
+    problems: list[Problem] = []
+    for file, name in _find(directory):
+        document, found = read_document(file, name, environ)
+        documents.append(document)
+        problems += found
+        if document.data is None and not found:
+            continue
+        if document.data is not None:
+            model, found = validate(File, document)
+            problems += found
+            if isinstance(model, File):
+                files.append((document, model))
+            else:
+                document.complete = False
+    found, warnings = check_references(documents)
+    problems += found
+    server = next((model.server for _, model in files if model.server is not None), None) or Server()
+    state = _state(directory, server, files, environ)
+    at = time.time() if now is None else now
+    material = gather_material(files, server, state, at, keep=keep and not problems)
+    problems += material.problems
+    if problems:
+        raise ConfigError(problems)
+    sites = tuple(site for _, model in files for site in sites_of(model))
+    if not sites:
+        warnings.append(Problem(str(directory), 0, 0, "no site is configured: only the health answer is served"))
+    pools = {name: pool for _, model in files for name, pool in model.pools.items()}
+    return Configuration(
+        source=directory,
+        server=server,
+        sites=sites,
+        pools=pools,
+        materials=tuple(material.sites),
+        upstream_tls=material.upstream_tls,
+        default_certificate=material.default,
+        certificate_files=tuple(material.files),
+        state=state,
+        warnings=tuple(sorted({*warnings, *material.warnings})),
+    )
+
+
+def sites_of(model: File) -> list[Site]:
+    """All sites of a file."""
+    return [*([model.site] if model.site is not None else []), *model.sites]
+
+
+def _find(directory: Path) -> list[tuple[Path, str]]:
+    """The files to read, each with the name that messages show."""
+    try:
+        if not directory.exists():
+            raise ConfigError([Problem(str(directory), 0, 0, "does not exist; expected a folder with *.yaml files, or one such file")])
+        if not directory.is_dir():
+            return [(directory, str(directory))]
+        found: list[Path] = []
+        unreadable: list[OSError] = []
+        for folder, folders, names in os.walk(directory, onerror=unreadable.append):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            found += [Path(folder) / name for name in names if name.endswith(SUFFIXES) and not name.startswith(".")]
+            if len(found) > MAX_FILES:
+                raise ConfigError([Problem(str(directory), 0, 0, f"holds too many files; expected {MAX_FILES} at most")])
+    except (OSError, ValueError) as error:
+        raise ConfigError([Problem(str(directory), 0, 0, f"can't be read: {getattr(error, 'strerror', None) or error}")]) from None
+    if unreadable:
+        raise ConfigError(Problem(str(error.filename), 0, 0, f"can't be read: {error.strerror}") for error in unreadable)
+    if not found:
+        raise ConfigError([Problem(str(directory), 0, 0, "holds no *.yaml or *.yml file; expected one at least")])
+    return [(file, str(file)) for file in sorted(found)]
+
+
+def _state(directory: Path, server: Server, files: list[tuple[Document, File]], environ: Mapping[str, str]) -> Path:
+    """The state folder: as configured (relative to that file), from systemd, or beside the configuration."""
+    if server.state is not None:
+        home = next(document.file.parent for document, model in files if model.server is not None)
+        return home / server.state
+    given = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if given:
+        return Path(given)
+    resolved = Path(os.path.abspath(directory))  # noqa: PTH100  # resolve() would follow a symlink to the folder
+    return resolved.parent / ".state"

@@ -1,0 +1,158 @@
+"""What may be written about the server as a whole, and the shape of a file."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from proxy.config.model_base import Model
+from proxy.config.model_pool import Pool
+from proxy.config.model_site import Health, Site, health_switch
+from proxy.config.units import Duration, DurationOrOff, FileName, Name, Network, Size, SizeOrOff, SocketAddress, is_off, says
+
+
+class ProxyProtocol(Model):
+    """PROXY protocol, versions 1 and 2, on TCP."""
+
+    from_: list[Network] = Field(alias="from", min_length=1, max_length=1000)
+    """Peers that must begin each connection with its header; of all others it is refused."""
+
+
+class Listener(Model):
+    """One address to listen on."""
+
+    address: SocketAddress
+    """IP address and port; ``[::]:8443`` for IPv6."""
+    protocols: list[Literal["http/1.1", "h2", "h3"]] = Field(default=["http/1.1", "h2", "h3"], min_length=1)
+    """``http/1.1`` and ``h2`` on TCP, ``h3`` on UDP; default all three."""
+    public_port: int | None = Field(default=None, ge=1, le=65535)
+    """The port that clients see, for Alt-Svc and redirects; default: the address's."""
+    proxy_protocol: ProxyProtocol | None = None
+    """PROXY protocol from these peers."""
+
+    @model_validator(mode="after")
+    def _tcp(self) -> "Listener":
+        if self.proxy_protocol is not None and set(self.protocols) == {"h3"}:
+            raise says("'proxy_protocol' has no effect without http/1.1 or h2: it works on TCP", "proxy_protocol")
+        return self
+
+
+class Admin(Model):
+    """The admin listener: /metrics, /health."""
+
+    address: SocketAddress = ("127.0.0.1", 9090)
+    """IP address and port. Whoever reaches it may read and steer."""
+
+
+class ServerTls(Model):
+    """The certificate for unknown or absent SNI, and for sites without one of their own."""
+
+    certificate: FileName | None = None
+    """PEM file with the certificate and its chain; default: one for ``localhost``, made at start."""
+    key: FileName | None = None
+    """PEM file with the private key; default: the certificate's file."""
+    unknown_sni: Literal["default", "refuse"] = "default"
+    """``default``: unknown or absent SNI gets the default certificate, and only the health answer there; ``refuse``: no handshake."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> "ServerTls":
+        if self.key is not None and self.certificate is None:
+            raise says("'key' stands without 'certificate'; expected both, or none", "key")
+        return self
+
+
+class Limits(Model):
+    """Bounds on what clients may take."""
+
+    connections: int = Field(default=10_000, ge=1, le=10_000_000)
+    """Connections in all."""
+    connections_per_client: int = Field(default=0, ge=0, le=10_000_000)
+    """Connections of one client address (IPv6 by /64); 0 is off. Trusted proxies are exempt."""
+    connection_rate: float = Field(default=0, ge=0, le=10_000_000)
+    """New connections a second, of all clients; 0 is off."""
+    streams_per_connection: int = Field(default=100, ge=1, le=10_000)
+    """Concurrent requests of one HTTP/2 or HTTP/3 connection."""
+    header_count: int = Field(default=100, ge=10, le=10_000)
+    """Fields of one header section."""
+    header_size: Size = Field(default=32 * 1024, ge=1024, le=1024 * 1024)
+    """Bytes of one header section."""
+    body_size: SizeOrOff = 0
+    """Largest request body; default off: bodies are streamed, not kept."""
+
+
+class ServerTimeouts(Model):
+    """Time limits on the listener side."""
+
+    handshake: Duration = 10.0
+    """For the TLS or QUIC handshake."""
+    header: Duration = 10.0
+    """From the first byte of a request to the end of its head."""
+    idle: Duration = 75.0
+    """Between two requests of a connection."""
+    drain: Duration = 30.0
+    """From the end of accepting to the end of what still runs."""
+    drain_delay: DurationOrOff = 0.0
+    """From SIGTERM to the end of accepting, while the health answer is 503 already: time for balancers in front to look
+    elsewhere; default off."""
+
+
+class Log(Model):
+    """What is logged, to standard output."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least weight of events that are logged."""
+    access: bool = True
+    """Whether there is a line for each exchange."""
+    format: Literal["auto", "json", "text"] = "auto"
+    """``auto``: text on a terminal, else JSON."""
+
+
+EVERYWHERE = Listener.model_validate({"address": "0.0.0.0:8443"})
+
+
+class Server(Model):
+    """The server as a whole; once in all files."""
+
+    listeners: list[Listener] = Field(default=[EVERYWHERE], min_length=1, max_length=100)
+    """Where clients connect; default ``0.0.0.0:8443``, TCP and UDP."""
+    admin: Admin | Literal["off"] = Admin()
+    """The admin listener, or ``off``."""
+    state: FileName | None = None
+    """Folder for secrets and made certificates; default: ``$STATE_DIRECTORY`` when it is set (systemd), else ``.state`` beside the folder
+    of the configuration."""
+    tls: ServerTls = ServerTls()
+    """The default certificate."""
+    limits: Limits = Limits()
+    """Bounds on what clients may take."""
+    trusted_proxies: list[Network] = Field(default=[], max_length=1000)
+    """Peers whose Forwarded, X-Forwarded-* and X-Request-Id fields are believed."""
+    timeouts: ServerTimeouts = ServerTimeouts()
+    """Time limits on the listener side."""
+    health: Health | Literal["off"] = Health()
+    """The proxy's own health answer on every listener, or ``off``."""
+    log: Log = Log()
+    """What is logged."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _switches(cls, value: Any) -> Any:
+        value = health_switch(value)
+        if isinstance(value, dict) and "admin" in value:
+            given = value["admin"]
+            if is_off(given):
+                return {**value, "admin": "off"}
+            if given is None:
+                return {**value, "admin": {}}
+        return value
+
+
+class File(Model):
+    """A configuration file. All files of the folder count as one configuration."""
+
+    server: Server | None = None
+    """The server as a whole; once in all files."""
+    site: Site | None = None
+    """One site."""
+    sites: list[Site] = Field(default=[], max_length=10_000)
+    """Several sites."""
+    pools: dict[Name, Pool] = Field(default={})
+    """Pools that all sites share by name."""

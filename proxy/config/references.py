@@ -1,0 +1,176 @@
+"""What must agree between keys and between files: hosts, pools and listeners that stand once, pools that exist.
+
+Works on the data as read and not on the models, so that these mistakes are told together with all others. Anything of the wrong shape
+is passed over: the models complain about it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from proxy.config.problem import Problem, perhaps
+from proxy.config.source import Data, Document, Step
+from proxy.config.units import is_off, parse_address, parse_host
+
+Path = tuple[Step, ...]
+_TCP = frozenset({"http/1.1", "h2"})
+_BOTH = frozenset({"tcp", "udp"})
+
+
+def check_references(documents: list[Document]) -> tuple[list[Problem], list[Problem]]:
+    """Problems and warnings."""
+    checker = _Checker(documents)
+    checker.servers()
+    checker.hosts()
+    checker.pools()
+    return checker.problems, checker.warnings
+
+
+@dataclass(slots=True)
+class _Pools:
+    """Pools under one roof: a site's own, or the shared ones."""
+
+    places: dict[str, tuple[Document, Path]] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+
+
+class _Checker:
+    def __init__(self, documents: list[Document]) -> None:
+        self._documents = documents
+        self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
+
+    def servers(self) -> None:
+        """``server`` stands once; its listeners and the admin address don't meet."""
+        first: Document | None = None
+        for document in self._documents:
+            if not isinstance(document.data, dict) or "server" not in document.data:
+                continue
+            if first is None:
+                first = document
+                self._listeners(document)
+            else:
+                self._twice(document, ("server",), "'server'", (first, ("server",)))
+
+    def _listeners(self, document: Document) -> None:
+        taken: dict[tuple[object, str], Path] = {}
+        for index, listener in enumerate(_list(_get(document.data, "server", "listeners"))):
+            path: Path = ("server", "listeners", index, "address")
+            address = _address(_get(listener, "address"))
+            if address is None or not address[1]:
+                continue
+            protocols = _get(listener, "protocols")
+            kinds = (
+                {"tcp" if name in _TCP else "udp" for name in protocols if isinstance(name, str)} if isinstance(protocols, list) else _BOTH
+            )
+            clash = next((taken[address, kind] for kind in sorted(kinds) if (address, kind) in taken), None)
+            if clash is not None:
+                self._twice(document, path, f"address {_get(listener, 'address')}", (document, clash))
+            taken.update({(address, kind): path for kind in kinds if (address, kind) not in taken})
+        admin = _get(document.data, "server", "admin", "address")
+        if (clash := taken.get((_address(admin), "tcp"))) is not None:
+            self._twice(document, ("server", "admin", "address"), f"address {admin}", (document, clash))
+
+    def hosts(self) -> None:
+        """A host belongs to one site."""
+        seen: dict[str, tuple[Document, Path]] = {}
+        for document, path, site in self._sites():
+            for index, given in enumerate(_list(_get(site, "hosts"))):
+                try:
+                    host = parse_host(given)
+                except ValueError:
+                    continue
+                place = (*path, "hosts", index)
+                if host in seen:
+                    self._twice(document, place, f"host {host!r}", seen[host])
+                else:
+                    seen[host] = (document, place)
+
+    def pools(self) -> None:
+        """Routes name pools that exist; a name means one pool."""
+        shared = _Pools()
+        for document in self._documents:
+            for name in _dict(_get(document.data, "pools")):
+                if name in shared.places:
+                    self._twice(document, ("pools", name), f"pool {name!r}", shared.places[name])
+                else:
+                    shared.places[name] = (document, ("pools", name))
+        for document, path, site in self._sites():
+            own = _Pools()
+            for name in _dict(_get(site, "pools")):
+                place = (*path, "pools", name)
+                own.places[name] = (document, place)
+                if name in shared.places:
+                    self._twice(document, place, f"pool {name!r}", shared.places[name])
+            self._routes(document, path, site, own, shared)
+            self._unused(own)
+        self._unused(shared)
+
+    def _routes(self, document: Document, path: Path, site: Data, own: _Pools, shared: _Pools) -> None:
+        whole = all(other.complete or other.data is not None for other in self._documents)
+        seen: dict[str, int] = {}
+        for index, route in enumerate(_list(_get(site, "routes"))):
+            match = repr(_plain(_get(route, "match")))
+            if match in seen and isinstance(route, dict):
+                first = document.find((*path, "routes", seen[match]))
+                message = f"this route is never taken: the one at line {first.line} matches the same requests and stands before it"
+                self.warnings.append(document.problem((*path, "routes", index), message))
+            seen.setdefault(match, index)
+            name = _get(route, "pool")
+            if not isinstance(name, str):
+                continue
+            if name in own.places:
+                own.used.add(name)
+            elif name in shared.places:
+                shared.used.add(name)
+            elif whole:
+                known = [*own.places, *shared.places]
+                near = perhaps(name, known) or (
+                    f"; expected one of {', '.join(sorted(known)[:20])}" if known else "; expected one under 'pools'"
+                )
+                self.problems.append(document.problem((*path, "routes", index, "pool"), f"unknown pool {name!r}{near}"))
+
+    def _unused(self, pools: _Pools) -> None:
+        for name, (document, place) in pools.places.items():
+            if name not in pools.used:
+                self.warnings.append(document.problem(place, f"no route uses pool {name!r}", at_key=True))
+
+    def _sites(self) -> Iterator[tuple[Document, Path, Data]]:
+        for document in self._documents:
+            if isinstance(site := _get(document.data, "site"), dict):
+                yield document, ("site",), site
+            for index, site in enumerate(_list(_get(document.data, "sites"))):
+                yield document, ("sites", index), site
+
+    def _twice(self, document: Document, path: Path, what: str, first: tuple[Document, Path]) -> None:
+        at_key = isinstance(path[-1], str) and path[-1] != "address"
+        place = first[0].problem(first[1], "", at_key=at_key)
+        message = f"{what} stands twice; it is at {place.file}:{place.line}:{place.column} already"
+        self.problems.append(document.problem(path, message, at_key=at_key))
+
+
+def _get(data: Data, *steps: str) -> Data:
+    for step in steps:
+        data = data.get(step) if isinstance(data, dict) else None
+    return data
+
+
+def _list(data: Data) -> list[Data]:
+    return data if isinstance(data, list) else []
+
+
+def _dict(data: Data) -> dict[str, Data]:
+    return data if isinstance(data, dict) else {}
+
+
+def _address(data: Data) -> tuple[str, int] | None:
+    try:
+        return None if data is None or is_off(data) else parse_address(data)
+    except ValueError:
+        return None
+
+
+def _plain(data: Data) -> object:
+    """A match in one form, whatever the order of its keys; nothing given is the path ``/``."""
+    if isinstance(data, dict):
+        return sorted((key, _plain(value)) for key, value in data.items() if not (key == "path" and value == "/"))
+    return data if data is not None else []

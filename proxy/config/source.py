@@ -1,0 +1,333 @@
+"""One YAML file: plain data, and where each piece of it stood.
+
+Works on the parser's events and not on its objects, so that depth, aliases and size are bounded before anything is built. Scalars stay
+text: what is a number or a switch is for the models to say, so that ``no`` and ``1.10`` mean what they look like. ``${NAME}``,
+``${NAME:-default}`` and ``!file PATH`` are replaced here. Knows nothing of servers and sites.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import yaml
+
+from proxy.config.problem import Problem, perhaps
+
+MAX_FILE = 1024 * 1024
+"""Bytes of one YAML file, or of a file that ``!file`` names."""
+MAX_DEPTH = 32
+"""Mappings and sequences in each other; the language itself needs nine."""
+MAX_NODES = 100_000
+"""Values of one file with every alias counted in full: what stops a "billion laughs"."""
+MAX_TEXT = 4 * 1024 * 1024
+"""Characters of all scalars of one file after replacement, aliases counted in full."""
+
+Data: TypeAlias = "str | list[Data] | dict[str, Data] | None"
+Step: TypeAlias = str | int
+_STANDARD = "tag:yaml.org,2002:"
+_VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(slots=True)
+class Node:
+    """Where a value stands (from 1), its keys' places, its children; ``origin``: what it was read from, when not from the file."""
+
+    line: int
+    column: int
+    keys: dict[str, tuple[int, int]] = field(default_factory=dict)
+    children: "dict[Step, Node]" = field(default_factory=dict)
+    origin: str = ""
+    """Names a variable or file; its content may be a secret and is never repeated in a message."""
+
+
+@dataclass(slots=True)
+class Document:
+    """One file as read. ``complete`` is False when part of it could not be read."""
+
+    file: Path
+    name: str
+    """As messages show it."""
+    data: Data = None
+    root: Node = field(default_factory=lambda: Node(1, 1))
+    complete: bool = True
+
+    def find(self, path: Sequence[Step]) -> Node:
+        """The node at *path*, or the nearest one above it."""
+        node = self.root
+        for step in path:
+            below = node.children.get(step)
+            if below is None:
+                break
+            node = below
+        return node
+
+    def problem(self, path: Sequence[Step], message: str, *, at_key: bool = False) -> Problem:
+        """A problem placed at the value of *path* (or its key; or the nearest place above)."""
+        node = self.find(path[:-1])
+        if path and at_key and (place := node.keys.get(str(path[-1]))) is not None:
+            return Problem(self.name, *place, message)
+        node = self.find(path)
+        return Problem(self.name, node.line, node.column, message)
+
+
+def read_document(file: Path, name: str, environ: Mapping[str, str]) -> tuple[Document, list[Problem]]:
+    """Read one YAML file. Never raises: what is wrong is in the list."""
+    document = Document(file, name)
+    text, reason = read_text(file)
+    if text is None:
+        document.complete = False
+        return document, [Problem(name, 0, 0, reason)]
+    reader = _Reader(document, environ)
+    try:
+        document.data, document.root = reader.read(text)
+    except _UnreadableError as stop:
+        document.complete = False
+        return document, [*reader.problems, stop.problem]
+    except yaml.MarkedYAMLError as error:
+        document.complete = False
+        mark = error.problem_mark or error.context_mark
+        message = f"not valid YAML: {error.problem or 'syntax error'}" + (f" ({error.context})" if error.context else "")
+        line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        return document, [*reader.problems, Problem(name, line, column, message)]
+    except (yaml.YAMLError, ValueError) as error:
+        document.complete = False
+        return document, [*reader.problems, Problem(name, 0, 0, f"not valid YAML: {str(error).splitlines()[0]}")]
+    document.complete = not reader.problems
+    return document, reader.problems
+
+
+def read_text(file: Path) -> tuple[str | None, str]:
+    """The text of a regular file of at most ``MAX_FILE`` bytes; or None and why not."""
+    data, reason = read_bytes(file)
+    if data is None:
+        return None, reason
+    try:
+        return data.decode("utf-8-sig"), ""
+    except UnicodeDecodeError as error:
+        return None, f"not UTF-8: byte {data[error.start]:#04x} at offset {error.start}; expected text in UTF-8"
+
+
+def read_bytes(file: Path) -> tuple[bytes | None, str]:
+    """The bytes of a regular file of at most ``MAX_FILE``; or None and why not. A pipe or device is refused, not waited for."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except (OSError, ValueError) as error:
+        return None, f"can't be read: {getattr(error, 'strerror', None) or error}"
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None, "can't be read: not a regular file"
+        try:
+            data = stream.read(MAX_FILE + 1)
+        except OSError as error:
+            return None, f"can't be read: {error.strerror or error}"
+    if len(data) > MAX_FILE:
+        return None, f"too large; expected {MAX_FILE // 1024} KiB at most"
+    return data, ""
+
+
+class _UnreadableError(Exception):
+    """Reading the file can't go on."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+
+
+@dataclass(slots=True)
+class _Built:
+    """A value with its node and its size, kept for aliases."""
+
+    data: Data
+    node: Node
+    nodes: int
+    text: int
+
+
+class _Reader:
+    """Builds one document from parser events."""
+
+    def __init__(self, document: Document, environ: Mapping[str, str]) -> None:
+        self.problems: list[Problem] = []
+        self._document = document
+        self._environ = environ
+        self._anchors: dict[str, _Built] = {}
+        self._nodes = 0
+        self._text = 0
+        self._events: Iterator[yaml.Event] = iter(())
+
+    def read(self, text: str) -> tuple[Data, Node]:
+        self._events = yaml.parse(text, Loader=_LOADER)
+        event = self._next()
+        while isinstance(event, yaml.StreamStartEvent | yaml.DocumentStartEvent):
+            event = self._next()
+        if isinstance(event, yaml.StreamEndEvent):
+            return None, Node(1, 1)
+        built = self._build(event, 0)
+        after = self._next()
+        if isinstance(after, yaml.DocumentEndEvent):
+            after = self._next()
+        if isinstance(after, yaml.DocumentStartEvent):
+            self._stop(after, "a second YAML document begins here; expected one in a file: put it into a file of its own")
+        return built.data, built.node
+
+    def _next(self) -> yaml.Event:
+        return next(self._events)
+
+    def _stop(self, event: yaml.Event, message: str) -> None:
+        raise _UnreadableError(self._problem(event, message))
+
+    def _problem(self, event: yaml.Event, message: str) -> Problem:
+        return Problem(self._document.name, *_place(event), message)
+
+    def _count(self, event: yaml.Event, nodes: int, text: int) -> None:
+        self._nodes += nodes
+        self._text += text
+        if self._nodes > MAX_NODES or self._text > MAX_TEXT:
+            self._stop(event, f"too many values, aliases counted in full; expected {MAX_NODES} at most in one file")
+
+    def _build(self, event: yaml.Event, depth: int) -> _Built:
+        if isinstance(event, yaml.AliasEvent):
+            anchor = event.anchor or ""
+            known = self._anchors.get(anchor)
+            if known is None:
+                self._stop(
+                    event,
+                    f"alias *{anchor} comes before its anchor &{anchor} is complete{perhaps(anchor, self._anchors)}",
+                )
+                raise AssertionError
+            self._count(event, known.nodes, known.text)
+            return known
+        if depth > MAX_DEPTH:
+            self._stop(event, f"nested too deeply; expected {MAX_DEPTH} levels at most")
+        nodes, text = self._nodes, self._text
+        node = Node(*_place(event))
+        self._count(event, 1, 0)
+        data: Data
+        if isinstance(event, yaml.ScalarEvent):
+            data = self._scalar(event, node)
+            self._count(event, 0, len(data or ""))
+        elif isinstance(event, yaml.SequenceStartEvent):
+            self._check_tag(event, "seq")
+            data = self._sequence(node, depth)
+        else:
+            assert isinstance(event, yaml.MappingStartEvent)
+            self._check_tag(event, "map")
+            data = self._mapping(node, depth)
+        built = _Built(data, node, self._nodes - nodes, self._text - text)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = built
+        return built
+
+    def _sequence(self, node: Node, depth: int) -> list[Data]:
+        items: list[Data] = []
+        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
+            built = self._build(event, depth + 1)
+            node.children[len(items)] = built.node
+            items.append(built.data)
+        return items
+
+    def _mapping(self, node: Node, depth: int) -> dict[str, Data]:
+        entries: dict[str, Data] = {}
+        merged: list[tuple[yaml.Event, _Built]] = []
+        while not isinstance(event := self._next(), yaml.MappingEndEvent):
+            key = self._key(event)
+            value_event = self._next()
+            value = self._build(value_event, depth + 1)
+            if key == "<<":
+                merged.append((value_event, value))
+            elif key in entries:
+                line, column = node.keys[key]
+                self.problems.append(self._problem(event, f"duplicate key {key!r}; it stands at line {line}, column {column} already"))
+            else:
+                entries[key] = value.data
+                node.keys[key] = _place(event)
+                node.children[key] = value.node
+        for value_event, value in merged:
+            self._merge(value_event, value, entries, node)
+        return entries
+
+    def _merge(self, event: yaml.Event, value: _Built, entries: dict[str, Data], node: Node) -> None:
+        """``<<: *defaults``: keys that the mapping has not itself (YAML 1.1, merge key)."""
+        sources = [(value.data, value.node)]
+        if isinstance(value.data, list):
+            sources = [(item, value.node.children[index]) for index, item in enumerate(value.data)]
+        for data, source in sources:
+            if not isinstance(data, dict):
+                self.problems.append(self._problem(event, "<< merges mappings only; expected an alias of a mapping"))
+                continue
+            for key, child in data.items():
+                if key not in entries:
+                    entries[key] = child
+                    node.keys[key] = source.keys[key]
+                    node.children[key] = source.children[key]
+
+    def _key(self, event: yaml.Event) -> str:
+        if not isinstance(event, yaml.ScalarEvent):
+            self._stop(event, "a key is a list, a mapping or an alias; expected a text")
+        assert isinstance(event, yaml.ScalarEvent)
+        self._count(event, 1, len(event.value))
+        return str(event.value)
+
+    def _check_tag(self, event: yaml.Event, kind: str) -> None:
+        tag = getattr(event, "tag", None)
+        if tag not in (None, "!", _STANDARD + kind):
+            self.problems.append(self._problem(event, f"unknown tag {_tag(tag)}; expected none, or !file before the name of a file"))
+
+    def _scalar(self, event: yaml.ScalarEvent, node: Node) -> str | None:
+        text = str(event.value)
+        plain = event.style is None and event.tag is None
+        if plain and text in ("", "~", "null", "Null", "NULL"):
+            return None
+        expanded = _VARIABLE.sub(lambda found: self._expand(event, node, found), text)
+        if event.tag == "!file":
+            return self._file(event, node, expanded)
+        if event.tag is not None and event.tag != "!" and not str(event.tag).startswith(_STANDARD):
+            suggestion = perhaps(_tag(event.tag), ["!file"])
+            self.problems.append(
+                self._problem(event, f"unknown tag {_tag(event.tag)}; expected none, or !file before the name of a file{suggestion}")
+            )
+        return expanded
+
+    def _expand(self, event: yaml.ScalarEvent, node: Node, found: re.Match[str]) -> str:
+        whole, (name, default) = found.group(), found.groups()
+        if whole == "$${":
+            return "${"
+        if name is None:
+            message = "${ without a variable's name and }; expected ${NAME} or ${NAME:-default}, and $${ for the characters themselves"
+            self.problems.append(self._problem(event, message))
+            return ""
+        value = self._environ.get(name)
+        if value:
+            node.origin = f"${{{name}}}"
+            if len(value) > MAX_FILE:
+                self._stop(event, f"environment variable {name} is too long; expected {MAX_FILE} characters at most")
+            self._count(event, 0, len(value))
+            return value
+        if default is not None:
+            return str(default)
+        if value is None:
+            message = f"environment variable {name} is not set; expected a value, or a default as in ${{{name}:-default}}"
+            self.problems.append(self._problem(event, message + perhaps(name, self._environ)))
+        return ""
+
+    def _file(self, event: yaml.ScalarEvent, node: Node, name: str) -> str:
+        node.origin = f"!file {name}"
+        text, reason = read_text(self._document.file.parent / name) if name else (None, "has no name")
+        if text is None:
+            self.problems.append(self._problem(event, f"!file {name}: {reason}"))
+            return ""
+        return text.removesuffix("\n").removesuffix("\r")
+
+
+def _place(event: yaml.Event) -> tuple[int, int]:
+    """Line and column, from 1."""
+    assert event.start_mark is not None
+    return event.start_mark.line + 1, event.start_mark.column + 1
+
+
+def _tag(tag: object) -> str:
+    return str(tag).replace(_STANDARD, "!!")[:60]
