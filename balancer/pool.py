@@ -154,6 +154,11 @@ class Pool:
                 self.health.revisit(backend, now)
         self._assemble(backends)
 
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The backends as configured for this pool, whatever a later pool that adopted them has made of their weights."""
+        return self._members
+
     def find(self, identity: str) -> Backend | None:
         """The backend of that identity."""
         return self._by_identity.get(identity)
