@@ -54,7 +54,7 @@ e2e: venv packages ## Tests with real clients on real sockets
 	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile tests/e2e
 
 bench: venv packages ## Compare with nginx, hypercorn and the bare libraries: bench/results/
-	$(BIN)/python bench/run.py
+	$(BIN)/python -m bench.run
 
 fuzz: venv ## The properties, with many more examples
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest -q -n $(WORKERS) --timeout=1800 tests/property

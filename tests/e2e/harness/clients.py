@@ -177,8 +177,8 @@ def h2load(
     amount = ["-D", str(seconds)] if seconds else ["-n", str(requests)]
     command = ["h2load", *amount, "-c", str(connections), "-m", str(streams if version == "HTTP/2" else 1), "-t", "1"]
     command += ["--h1"] if version == "HTTP/1.1" else []
-    command += [f"--connect-to=127.0.0.1:{port}", f"--sni={host}"]
-    return Loading([*command, *options, f"https://{host}:{port}{path}"])
+    command += [f"--connect-to=127.0.0.1:{port}", *options]
+    return Loading([*command, f"https://{host}:{port}{path}"])
 
 
 # Plain sockets
