@@ -1,0 +1,145 @@
+"""One health check: a GET to one endpoint, and whether its answer says that the endpoint is well.
+
+Knows HTTP (by httpx) and a pool's ``HealthCheck``; not when to check, nor what becomes of the verdict. Each check opens a connection of
+its own: one that was kept would go on answering for a process that no longer accepts new ones.
+"""
+
+import asyncio
+import os
+import ssl
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from proxy import __version__
+from proxy.snapshot import Endpoint, HealthCheck, UpstreamTls
+
+BODY_BYTES = 64 * 1024
+"""How much of a body is searched for the wanted text."""
+
+REASON_LENGTH = 200
+"""Characters of a reason, parts of which a backend may have written."""
+
+_CAUSES = 10
+"""Exceptions behind an exception that are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a check found."""
+
+    healthy: bool
+    words: str
+    """The status, or what is wrong."""
+
+
+class Checker:
+    """Checks the endpoints of one pool. Nothing is sent through proxies of the environment, and redirects are not followed."""
+
+    def __init__(self, health: HealthCheck, tls: UpstreamTls | None) -> None:
+        self._health = health
+        self._tls = tls
+        self._text = None if health.body is None else health.body.encode()
+        self._clients: dict[str | None, httpx.AsyncClient] = {}
+        """By unix socket; None for TCP."""
+
+    async def check(self, endpoint: Endpoint) -> Verdict:
+        """Check one endpoint within the pool's timeout. Raises nothing: whatever goes wrong is the verdict."""
+        timeout = self._health.timeout
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._ask(endpoint)
+        except TimeoutError:
+            return Verdict(healthy=False, words=f"no answer within {timeout:g} s")
+        except Exception as error:  # noqa: BLE001  # a backend may make a library raise anything; its probes have to go on
+            return Verdict(healthy=False, words=_reason(error))
+
+    async def close(self) -> None:
+        """Close what is open."""
+        clients = list(self._clients.values())
+        self._clients.clear()
+        for client in clients:
+            await client.aclose()
+
+    async def _ask(self, endpoint: Endpoint) -> Verdict:
+        health = self._health
+        url = httpx.URL(
+            scheme="https" if endpoint.secure else "http", host=endpoint.host, port=endpoint.port, raw_path=health.path.encode()
+        )
+        headers = {
+            "host": endpoint.authority.decode() if health.host is None else health.host,
+            "user-agent": f"qproxy-probe/{__version__}",
+            "accept": "*/*",
+            "accept-encoding": "identity",
+            "connection": "close",
+        }
+        opened: list[Any] = []
+
+        async def trace(event: str, details: dict[str, Any]) -> None:
+            if event in {"connection.connect_tcp.complete", "connection.connect_unix_socket.complete"}:
+                opened.append(details["return_value"])
+
+        extensions: dict[str, Any] = {"trace": trace}
+        if self._tls is not None and self._tls.server_name:
+            extensions["sni_hostname"] = self._tls.server_name
+        try:
+            async with self._client(endpoint.unix_path).stream("GET", url, headers=headers, extensions=extensions) as response:
+                return await self._judge(response)
+        finally:
+            # httpcore leaves the socket open when it is cancelled in a TLS handshake, and the loop would keep it for good
+            for stream in opened:
+                await stream.aclose()
+
+    async def _judge(self, response: httpx.Response) -> Verdict:
+        status = response.status_code
+        if not any(low <= status <= high for low, high in self._health.statuses):
+            return Verdict(healthy=False, words=f"status {status}")
+        if self._text is not None and not await _contains(response, self._text):
+            return Verdict(healthy=False, words=f"status {status}, but the wanted text is not in the first {BODY_BYTES} bytes")
+        return Verdict(healthy=True, words=f"status {status}")
+
+    def _client(self, unix_path: str | None) -> httpx.AsyncClient:
+        client = self._clients.get(unix_path)
+        if client is None:
+            # httpx sets ALPN http/1.1 on the context, which is what all of this pool's connections speak
+            verify: ssl.SSLContext | bool = self._tls.context if self._tls is not None else False  # False: the pool has no https at all
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+            transport = httpx.AsyncHTTPTransport(verify=verify, http1=True, http2=False, trust_env=False, uds=unix_path, limits=limits)
+            client = httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False, timeout=None)  # noqa: S113  # ``check`` limits the whole
+            self._clients[unix_path] = client
+        return client
+
+
+async def _contains(response: httpx.Response, text: bytes) -> bool:
+    """Whether *text* is in the first part of the body; reads no further than needed."""
+    seen = bytearray()
+    async for piece in response.aiter_raw():
+        start = max(0, len(seen) - len(text) + 1)
+        seen += piece[: BODY_BYTES - len(seen)]
+        if seen.find(text, start) >= 0:
+            return True
+        if len(seen) >= BODY_BYTES:
+            break
+    return not text
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong in one line: the operating system's or TLS's own word, which httpx wraps several times, if there is one."""
+    cause: BaseException | None = error
+    for _ in range(_CAUSES):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return _short(f"certificate refused: {cause.verify_message}")
+        if isinstance(cause, ssl.SSLError):
+            return _short(f"TLS failed: {cause.reason or cause}")
+        if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
+            return os.strerror(cause.errno).lower()
+        if isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        elif cause is not None:
+            cause = cause.__cause__ or cause.__context__
+    return _short(str(error) or type(error).__name__)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 1] + "…"
