@@ -135,7 +135,7 @@ def check_hello(hello: ClientHello, protocols: frozenset[str]) -> None:
     OpenSSL itself would go on without ALPN where a client's offer has nothing in common with ours: RFC 7301, section 3.2 asks for an
     alert. A client that offers no ALPN is taken to speak HTTP/1.1. Raises TlsFailure.
     """
-    if _TLS_13 not in hello.versions:
+    if not hello.offers_tls13:
         raise TlsFailure("unsupported_protocol", "TLS 1.3 is not offered", alert(70))
     if hello.finite_field:
         raise TlsFailure("no_shared_group", "a finite-field key exchange is offered", alert(40))
@@ -148,5 +148,4 @@ def check_hello(hello: ClientHello, protocols: frozenset[str]) -> None:
         raise TlsFailure("no_application_protocol", "ALPN is not offered", NO_APPLICATION_PROTOCOL_ALERT)
 
 
-_TLS_13 = 0x0304
 _WIRE = {name.encode(): name for name in _TCP_PROTOCOLS}

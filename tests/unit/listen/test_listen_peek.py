@@ -77,6 +77,13 @@ def test_a_hello_may_span_records(size):
     assert peek(records(whole[5:], size)) == peek(whole)
 
 
+def test_tls12_knew_hellos_without_extensions():
+    bare = hello_body(b"")[:-2]
+    result = peek(records(message(bare)))
+    assert result == ClientHello(None, (), (0x0303,))
+    assert not result.offers_tls13
+
+
 def test_bytes_behind_the_hello_are_kept_for_tls():
     reader = Peek()
     assert isinstance(reader.feed(CAPTURED["curl"] + b"more"), ClientHello)
