@@ -17,7 +17,7 @@ from proxy.policy.access import Networks
 from proxy.policy.forwarded import Forwarding
 from proxy.snapshot import Certificate, Host, Limits, Listener, Pool, ServerTimeouts, Snapshot, SniTable, TlsProfile
 
-__all__ = ["compile_snapshot", "diff", "with_certificates", "with_port"]
+__all__ = ["compile_snapshot", "diff", "with_port"]
 
 ALT_SVC_SECONDS = 86400
 """How long a client may remember that there is HTTP/3 (RFC 7838, section 3.1)."""
@@ -90,23 +90,6 @@ def compile_snapshot(  # noqa: PLR0913  # each is one impure thing that this pur
     if previous is not None:
         _adopt(snapshot, previous, now)
     return snapshot
-
-
-def with_certificates(snapshot: Snapshot, certificates: dict[str, Certificate]) -> Snapshot:
-    """The same snapshot with other certificates, by domain (a configured host, or ``default``)."""
-
-    def renewed(profile: TlsProfile) -> TlsProfile:
-        found = certificates.get(profile.domain)
-        return profile if found is None or found == profile.certificate else replace(profile, certificate=found)
-
-    old = snapshot.sni
-    sni = SniTable(
-        exact={name: renewed(profile) for name, profile in old.exact.items()},
-        wildcard={name: renewed(profile) for name, profile in old.wildcard.items()},
-        default=renewed(old.default),
-        refuse_unknown=old.refuse_unknown,
-    )
-    return replace(snapshot, sni=sni)
 
 
 def with_port(listener: Listener, port: int) -> Listener:

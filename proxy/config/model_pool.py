@@ -5,20 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from proxy.config.model_base import Model
-from proxy.config.units import (
-    Duration,
-    DurationOrOff,
-    EndpointUrl,
-    FieldName,
-    FileName,
-    ProbePath,
-    ServerName,
-    StatusRange,
-    Token,
-    is_off,
-    says,
-    wrong,
-)
+from proxy.config.names import EndpointUrl, FieldName, FileName, ProbePath, ServerName, StatusRange, Token
+from proxy.config.units import Duration, DurationOrOff, is_off, says, wrong
 
 MAX_ENDPOINTS = 1000
 """Endpoints of one pool: a ring of so many is built in a third of a second."""
@@ -105,7 +93,8 @@ class Balance(Model):
     less busy of two drawn at random; ``random``."""
     key: KeyChoice | None = None
     """What ``consistent_hash`` hashes: ``connection`` (default: the QUIC connection; on TCP the client's address),
-    ``client_address`` (IPv6 by /64), ``path``, ``{header: NAME}``, ``{cookie: NAME}`` or ``{query: NAME}``. A request without that field uses its connection."""
+    ``client_address`` (IPv6 by /64), ``path``, ``{header: NAME}``, ``{cookie: NAME}`` or ``{query: NAME}``. A request without that
+    field uses its connection."""
 
     @model_validator(mode="after")
     def _key_counts(self) -> "Balance":

@@ -7,14 +7,15 @@ from pydantic import Field, model_validator
 from proxy.config.model_base import Model
 from proxy.config.model_pool import Pool
 from proxy.config.model_site import Health, Site, health_switch
-from proxy.config.units import Duration, DurationOrOff, FileName, Name, Network, Size, SizeOrOff, SocketAddress, is_off, says
+from proxy.config.names import FileName, Name, Network, SocketAddress
+from proxy.config.units import Duration, DurationOrOff, Size, SizeOrOff, is_off, says
 
 
 class ProxyProtocol(Model):
     """PROXY protocol, versions 1 and 2, on TCP."""
 
     from_: list[Network] = Field(alias="from", min_length=1, max_length=1000)
-    """Peers that must begin each connection with its header; of all others it is refused."""
+    """Peers that must begin each TCP connection with its header. From others a header is no valid beginning."""
 
 
 class Listener(Model):
@@ -27,7 +28,7 @@ class Listener(Model):
     public_port: int | None = Field(default=None, ge=1, le=65535)
     """The port that clients see, for Alt-Svc and redirects; default: the address's."""
     proxy_protocol: ProxyProtocol | None = None
-    """PROXY protocol from these peers."""
+    """PROXY protocol from some peers."""
 
     @model_validator(mode="after")
     def _tcp(self) -> "Listener":
@@ -96,7 +97,7 @@ class ServerTimeouts(Model):
 
 
 class Log(Model):
-    """What is logged, to standard output."""
+    """What is logged: accesses to standard output, events to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Least weight of events that are logged."""

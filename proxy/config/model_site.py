@@ -6,11 +6,9 @@ from pydantic import Field, model_validator
 
 from proxy.config.model_base import Model
 from proxy.config.model_pool import Pool
-from proxy.config.units import (
+from proxy.config.names import (
     BodyText,
     Condition,
-    Duration,
-    DurationOrOff,
     EditableField,
     FieldName,
     FieldValue,
@@ -20,12 +18,10 @@ from proxy.config.units import (
     Name,
     Network,
     Path,
-    SizeOrOff,
     TemplateText,
     UpstreamHost,
-    is_off,
-    says,
 )
+from proxy.config.units import Duration, DurationOrOff, SizeOrOff, is_off, says
 
 ACTIONS = ("pool", "redirect", "respond")
 

@@ -7,9 +7,10 @@ is passed over: the models complain about it.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from proxy.config.names import parse_address, parse_host
 from proxy.config.problem import Problem, perhaps
 from proxy.config.source import Data, Document, Step
-from proxy.config.units import is_off, parse_address, parse_host
+from proxy.config.units import is_off
 
 Path = tuple[Step, ...]
 _TCP = frozenset({"http/1.1", "h2"})

@@ -1,31 +1,23 @@
-"""Texts that stand for something else: durations, sizes, addresses, networks, names, paths. Parsers and the pydantic types made of them.
+"""Durations and sizes, and what all parsers of values share.
 
-Every parser takes what YAML gave and returns the parsed value, or raises the error that ``wrong`` makes: it says what was expected and
-what was perhaps meant. What was given is added by the loader, which knows whether it may be shown.
+A parser takes what YAML gave and returns the parsed value, or raises the error that ``wrong`` makes: it says what was expected and what was
+perhaps meant. What was given is added by ``translate``, which knows whether it may be shown.
 """
 
 import re
 from collections.abc import Callable
-from ipaddress import ip_address, ip_network
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, WithJsonSchema
-from pydantic_core import PydanticCustomError
-
-from proxy.message import Address
-from proxy.policy.headers import check_editable
-from proxy.policy.template import Template, TemplateError
+from pydantic import BaseModel, BeforeValidator, WithJsonSchema
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError, PydanticUndefined
 
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 BYTES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 MAX_SECONDS = 366 * 86400.0
 MAX_BYTES = 2**50
-METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE")
 
 _AMOUNT = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([A-Za-z]*)")
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
-_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _OFF = ("off", "false", "no")
 
 
@@ -109,279 +101,39 @@ def parse_size_or_off(value: object) -> int:
     return 0 if is_off(value) else parse_size(value)
 
 
-def parse_address(value: object) -> Address:
-    """``0.0.0.0:8443`` or ``[::]:8443``. Port 0 takes any free one."""
-    expected = "an IP address and a port, such as 0.0.0.0:8443 or [::]:8443"
-    text = text_of(value, expected)
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port[:6]) > 65535:
-        raise wrong(expected, suggestion=f"0.0.0.0:{text}" if text.isascii() and text.isdigit() and int(text[:6]) <= 65535 else None)
-    if host in ("", "*"):
-        raise wrong(expected, suggestion=f"0.0.0.0:{port}")
-    if host == "localhost":
-        raise wrong(expected, suggestion=f"127.0.0.1:{port}")
-    bracketed = host.startswith("[") and host.endswith("]")
-    try:
-        address = ip_address(host[1:-1] if bracketed else host)
-    except ValueError:
-        raise wrong(expected) from None
-    if bracketed != (address.version == 6) or "%" in host:
-        raise wrong(expected, suggestion=f"[{address}]:{port}" if address.version == 6 and "%" not in host else None)
-    return str(address), int(port)
+def as_text(parse: Callable[[object], Any], kind: str, **more: object) -> tuple[BeforeValidator, WithJsonSchema, str]:
+    """The annotations of a value that is written as text; *kind* names it in the reference."""
+    return BeforeValidator(parse), WithJsonSchema({"type": "string", **more}), kind
 
 
-def parse_network(value: object) -> str:
-    """A CIDR block or a single address, normalised."""
-    expected = "a network such as 10.0.0.0/8 or 2001:db8::/32, or one address"
-    text = text_of(value, expected)
-    try:
-        return str(ip_network(text))
-    except ValueError:
-        pass
-    try:
-        near = str(ip_network(text, strict=False))
-    except ValueError:
-        raise wrong(expected) from None
-    raise wrong(expected, why="has bits set behind its prefix", suggestion=near)
-
-
-def parse_host(value: object) -> str:
-    """A host name of a site, in lower case; a wildcard stands for one label at the front."""
-    expected = "a host name such as a.example.com or *.example.com"
-    text = text_of(value, expected)
-    if not text.isascii():
-        try:
-            near = text.encode("idna").decode()
-        except UnicodeError:
-            near = None
-        raise wrong(expected, why="is not in ASCII", suggestion=near)
-    name = text.lower()
-    bare = name.removeprefix("*.")
-    try:
-        ip_address(name.strip("[]"))
-    except ValueError:
-        pass
-    else:
-        raise wrong(expected, why="is an address, for which clients send no SNI")
-    if bare.startswith("."):
-        raise wrong(expected, suggestion="*" + bare)
-    without_port, _, port = name.partition(":")
-    if port.isdigit():
-        raise wrong(expected, why="has a port; ports belong to server.listeners", suggestion=without_port)
-    if "//" in name:
-        raise wrong(expected, suggestion=_host_of_url(name))
-    if bare.endswith("."):
-        raise wrong(expected, suggestion=name.rstrip("."))
-    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in bare.split(".")):
-        raise wrong(expected)
-    return name
-
-
-def parse_path(value: object) -> str:
-    """A path without query, as the engines let it through: ASCII, no dot segments."""
-    expected = "a path that begins with /, such as /api/"
-    text = text_of(value, expected)
-    if not text.startswith("/"):
-        near = None if "//" in text or not text.isascii() or not text else "/" + text
-        raise wrong(expected, suggestion=near)
-    if len(text) > 4096:
-        raise wrong("a path of 4096 characters at most", why="is too long")
-    if not text.isascii() or any(ord(character) <= 32 or ord(character) == 127 for character in text):
-        raise wrong("a path in ASCII, other characters percent-encoded")
-    if "?" in text or "#" in text:
-        raise wrong("a path without ? and #; queries have a key of their own", suggestion=re.split("[?#]", text)[0])
-    if any(segment.lower().replace("%2e", ".") in (".", "..") for segment in text.split("/")):
-        raise wrong("a path without . and .. segments, since requests with them are refused")
-    return text
-
-
-def parse_probe_path(value: object) -> str:
-    """A path that may have a query."""
-    text = text_of(value, "a path that begins with /, such as /health")
-    path, mark, query = text.partition("?")
-    parse_path(path)
-    if not query.isascii() or any(ord(character) <= 32 for character in query) or "#" in query or len(query) > 4096:
-        raise wrong("a query in ASCII, other characters percent-encoded")
-    return path + mark + query
-
-
-def parse_method(value: object) -> str:
-    """A method; they are case-sensitive (RFC 9110, section 9.1)."""
-    expected = "a method such as GET"
-    text = text_of(value, expected)
-    if text.upper() in METHODS and text not in METHODS:
-        raise wrong(expected, why="is in lower case, and methods are case-sensitive", suggestion=text.upper())
-    if text == "CONNECT" or not _TOKEN.fullmatch(text):
-        raise wrong(expected)
-    return text
-
-
-def parse_token(value: object) -> str:
-    """The name of a header field, a cookie or the like."""
-    text = text_of(value, "a name")
-    if not _TOKEN.fullmatch(text):
-        raise wrong("a name of letters, digits and -")
-    return text
-
-
-def parse_field(value: object) -> str:
-    """The name of a header field to match on."""
-    name = parse_token(value)
-    if name.lower() in ("host", "transfer-encoding", "connection"):
-        raise wrong(
-            "the name of a header field that belongs to the message" + ("; hosts are matched by sites" if name.lower() == "host" else "")
-        )
-    return name
-
-
-def parse_editable(value: object) -> str:
-    """The name of a header field that may be set or removed."""
-    text = text_of(value, "the name of a header field")
-    reason = check_editable(text)
-    if reason is not None:
-        raise wrong("the name of a header field that may be changed", why=f"can't be set or removed ({reason})")
-    return text
-
-
-def parse_template(value: object) -> str:
-    """A text with ``{variables}``; checked here, compiled with the Snapshot."""
-    expected = "a text, in which {host}, {path} and other variables may stand"
-    text = text_of(value, expected)
-    if len(text) > 8192:
-        raise wrong("a text of 8192 characters at most", why="is too long")
-    try:
-        Template.compile(text)
-    except TemplateError as error:
-        raise wrong(
-            expected, why=f"is not a template ({error.message})", suggestion=error.suggestion and f"{{{error.suggestion}}}"
-        ) from None
-    return text
-
-
-def parse_field_value(value: object) -> str:
-    """A constant field value."""
-    text = text_of(value, "a text")
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise wrong("a text without control characters")
-    return text
-
-
-def parse_any_text(value: object) -> str:
-    """Text, with nothing written meaning none."""
-    return "" if value is None else text_of(value, "a text")
-
-
-def parse_condition(value: object) -> str | None:
-    """The value to match, or nothing: any."""
-    return None if value is None else text_of(value, "a text, or nothing for any value")
-
-
-def parse_endpoint(value: object) -> str:
-    """``http://host:port``, ``https://host:port`` or ``unix:/path``, normalised: the backend's identity."""
-    expected = "an endpoint such as http://127.0.0.1:9001, https://backend.internal or unix:/run/app.sock"
-    text = text_of(value, expected)
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        path = "/" + path.lstrip("/") if path.startswith("//") else path
-        if not path.startswith("/") or len(path.encode()) > 107 or "\0" in path:
-            raise wrong("unix: and an absolute path of at most 107 bytes, such as unix:/run/app.sock")
-        return "unix:" + path
-    if "://" not in text:
-        raise wrong(expected, suggestion=f"http://{text}" if re.fullmatch(r"[\w.\[\]:-]+", text, re.ASCII) else None)
-    try:
-        url = urlsplit(text)
-        port = url.port
-    except ValueError:
-        raise wrong(expected) from None
-    if url.scheme not in ("http", "https"):
-        near = perhaps_scheme(url.scheme)
-        raise wrong(expected, why="has an unknown scheme", suggestion=near and near + text[len(url.scheme) :])
-    if url.path not in ("", "/") or url.query or url.fragment:
-        raise wrong(
-            "an endpoint without path and query; replace_prefix of a route changes paths", suggestion=f"{url.scheme}://{url.netloc}"
-        )
-    host = url.hostname or ""
-    if "@" in url.netloc or not _is_host(host) or port == 0:
-        raise wrong(expected)
-    shown_host = f"[{ip_address(host)}]" if ":" in host else host.lower()
-    default = 443 if url.scheme == "https" else 80
-    return f"{url.scheme}://{shown_host}" + (f":{port}" if port not in (None, default) else "")
-
-
-def parse_upstream_host(value: object) -> str:
-    """``preserve``, ``endpoint``, or a literal Host value."""
-    expected = "preserve, endpoint, or a host name with or without a port"
-    text = text_of(value, expected)
-    if text in ("preserve", "endpoint"):
-        return text
-    host, _, port = text.rpartition(":") if re.search(r":[0-9]{1,5}$", text) else (text, "", "")
-    if not _is_host(host.strip("[]")) or (port and int(port) > 65535):
-        raise wrong(expected)
-    return text.lower()
-
-
-def parse_server_name(value: object) -> str:
-    """A name for SNI and verification."""
-    text = text_of(value, "a host name")
-    if not _is_host(text):
-        raise wrong("a host name")
-    return text.lower()
-
-
-def parse_status_range(value: object) -> tuple[int, int]:
-    """``200`` or ``200-399``."""
-    expected = "a status such as 204 or a range such as 200-399"
-    found = re.fullmatch(r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?", text_of(value, expected), re.ASCII)
-    if found is None:
-        raise wrong(expected)
-    low, high = int(found[1]), int(found[2] or found[1])
-    if high < low:
-        raise wrong(expected, why="is an empty range", suggestion=f"{high}-{low}")
-    return low, high
-
-
-def parse_name(value: object) -> str:
-    """The name of a pool."""
-    text = text_of(value, "a name")
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}", text):
-        raise wrong("a name of letters, digits, _ . and -, 63 characters at most")
-    return text
-
-
-def parse_file(value: object) -> str:
-    """A file's name, relative to the YAML file that it stands in."""
-    text = text_of(value, "the name of a file")
-    if not text or "\0" in text or "\n" in text:
-        expected = "the name of a file; what it holds can't stand here" if "\n" in text else "the name of a file"
-        raise wrong(expected)
-    return text
-
-
-def perhaps_scheme(scheme: str) -> str | None:
-    """The scheme that was meant by a near miss."""
-    return {"htttp": "http", "htpp": "http", "h2": "https", "h2c": "http", "tls": "https", "tcp": "http", "ssl": "https"}.get(scheme)
-
-
-def _host_of_url(text: str) -> str | None:
-    try:
-        return urlsplit(text).hostname
-    except ValueError:
+def shown_default(field: FieldInfo) -> Any:
+    """A field's default as one would write it; None when there is none to show."""
+    value = field.default
+    if value is PydanticUndefined or value is None or (isinstance(value, BaseModel) and not value.model_fields_set):
         return None
+    kind = next((item for item in field.metadata if isinstance(item, str)), "")
+    if kind.endswith("off") and value == 0:
+        return "off"
+    if kind.startswith("duration"):
+        return next(
+            f"{value / size:g}{unit}" for unit, size in reversed(SECONDS.items()) if value >= size and value % size == 0 and unit in "s ms"
+        )
+    if kind.startswith("size"):
+        return next(
+            f"{value // size}{unit}" for unit, size in reversed(BYTES.items()) if "i" in unit + "i" and value % size == 0 and value >= size
+        )
+    return _written(value)
 
 
-def _is_host(host: str) -> bool:
-    try:
-        return "%" not in host and bool(ip_address(host))
-    except ValueError:
-        return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in host.lower().split("."))
-
-
-def _schema(kind: str, **more: object) -> WithJsonSchema:
-    return WithJsonSchema({"type": kind, **more})
-
-
-def _text(parse: Callable[[object], Any], **more: object) -> tuple[BeforeValidator, WithJsonSchema]:
-    return BeforeValidator(parse), _schema("string", **more)
+def _written(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_written(item) for item in value]
+    if isinstance(value, BaseModel):
+        return {name: _written(getattr(value, name)) for name in sorted(value.model_fields_set)}
+    if isinstance(value, tuple):
+        first, second = value
+        return f"{first}:{second}" if isinstance(first, str) else f"{first}-{second}"
+    return value
 
 
 _DURATION = r"^[0-9]+(\.[0-9]+)? ?(ms|s|m|h|d)$"
@@ -389,26 +141,7 @@ _SIZE = r"^([0-9]+(\.[0-9]+)? ?(B|kB|KB|MB|GB|KiB|MiB|GiB)|0)$"
 _SIZES_OR_OFF = {"anyOf": [{"type": "string", "pattern": _SIZE}, {"enum": [0, False, "off"]}]}
 _DURATIONS_OR_OFF = {"anyOf": [{"type": "string", "pattern": _DURATION}, {"enum": [0, False, "off"]}]}
 
-Duration = Annotated[float, *_text(parse_positive_duration, pattern=_DURATION)]
-DurationOrOff = Annotated[float, BeforeValidator(parse_duration_or_off), WithJsonSchema(_DURATIONS_OR_OFF)]
-Size = Annotated[int, *_text(parse_size, pattern=_SIZE)]
-SizeOrOff = Annotated[int, BeforeValidator(parse_size_or_off), WithJsonSchema(_SIZES_OR_OFF)]
-SocketAddress = Annotated[Address, *_text(parse_address, examples=["0.0.0.0:8443", "[::]:8443"])]
-Network = Annotated[str, *_text(parse_network, examples=["10.0.0.0/8"])]
-HostName = Annotated[str, *_text(parse_host, examples=["a.example.com", "*.example.com"])]
-Path = Annotated[str, *_text(parse_path, pattern="^/")]
-ProbePath = Annotated[str, *_text(parse_probe_path, pattern="^/")]
-Method = Annotated[str, *_text(parse_method)]
-Token = Annotated[str, *_text(parse_token)]
-FieldName = Annotated[str, *_text(parse_field)]
-EditableField = Annotated[str, *_text(parse_editable)]
-TemplateText = Annotated[str, *_text(parse_template)]
-FieldValue = Annotated[str, *_text(parse_field_value)]
-BodyText = Annotated[str, *_text(parse_any_text)]
-Condition = Annotated[str | None, BeforeValidator(parse_condition), WithJsonSchema({"type": ["string", "number", "boolean", "null"]})]
-EndpointUrl = Annotated[str, *_text(parse_endpoint, examples=["http://127.0.0.1:9001", "unix:/run/app.sock"])]
-UpstreamHost = Annotated[str, *_text(parse_upstream_host, examples=["preserve", "endpoint", "app.internal"])]
-ServerName = Annotated[str, *_text(parse_server_name)]
-StatusRange = Annotated[tuple[int, int], BeforeValidator(parse_status_range), WithJsonSchema({"type": ["string", "integer"]})]
-Name = Annotated[str, *_text(parse_name)]
-FileName = Annotated[str, *_text(parse_file)]
+Duration = Annotated[float, *as_text(parse_positive_duration, "duration", pattern=_DURATION)]
+DurationOrOff = Annotated[float, BeforeValidator(parse_duration_or_off), WithJsonSchema(_DURATIONS_OR_OFF), "duration or off"]
+Size = Annotated[int, *as_text(parse_size, "size", pattern=_SIZE)]
+SizeOrOff = Annotated[int, BeforeValidator(parse_size_or_off), WithJsonSchema(_SIZES_OR_OFF), "size or off"]

@@ -1,0 +1,98 @@
+"""``qproxy check``: is this configuration right, and what does it say? Nothing is bound, written or sent."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from proxy.config.compile import compile_snapshot
+from proxy.config.load import ConfigError, Configuration, load
+from proxy.config.material import self_signed
+from proxy.observe import Metrics
+from proxy.snapshot import Pool, Site, Snapshot, TlsProfile
+
+EXIT_CONFIGURATION = 2
+
+
+@click.command()
+@click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    required=True,
+    help="The folder with the configuration, or one file of it.",
+)
+def check(config: Path) -> None:
+    """Check a configuration: everything that is wrong with it, or what it says in a few lines."""
+    try:
+        configuration = load(config, os.environ, keep=False)
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(str(problem), err=True)
+        count = len(error.problems)
+        click.echo(f"{config}: {count} {'mistake' if count == 1 else 'mistakes'}", err=True)
+        sys.exit(EXIT_CONFIGURATION)
+    for warning in configuration.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    snapshot = compile_snapshot(
+        configuration,
+        metrics=Metrics(),
+        secret=bytes(32),
+        seed=0,
+        generation=0,
+        make_request_id=lambda: b"",
+        default_certificate=self_signed(("localhost",)),
+    )
+    for line in summary(configuration, snapshot):
+        click.echo(line)
+
+
+def summary(configuration: Configuration, snapshot: Snapshot) -> list[str]:
+    """What the configuration says: listeners, sites and pools, one line each."""
+    lines = []
+    for listener in snapshot.listeners:
+        public = "" if listener.public_port == listener.address[1] else f", seen as port {listener.public_port}"
+        proxied = ", PROXY protocol from trusted peers" if listener.proxy_protocol_from else ""
+        protocols = [name for name in ("http/1.1", "h2", "h3") if name in listener.protocols]
+        lines.append(f"listener {listener.name}: {' '.join(protocols)}{public}{proxied}")
+    lines.append("admin: off" if snapshot.admin is None else f"admin: {_address(snapshot.admin)}")
+    lines.append(f"state: {configuration.state}")
+    seen: dict[str, Site] = {}
+    for host in (*snapshot.exact_hosts.values(), *snapshot.wildcard_hosts.values()):
+        seen.setdefault(host.site.name, host.site)
+    lines += [_site(site, snapshot) for site in seen.values()]
+    lines += [_pool(pool) for pool in snapshot.pools.values()]
+    lines.append(f"{configuration.source}: right, {_count(len(configuration.warnings), 'warning')}")
+    return lines
+
+
+def _site(site: Site, snapshot: Snapshot) -> str:
+    profile = snapshot.sni.select(site.hosts[0].replace("*", "x", 1))
+    certificate = _certificate(profile) if profile is not None else "none"
+    return f"site {', '.join(site.hosts)}: {_count(len(site.routes.routes), 'route')}, certificate {certificate}"
+
+
+def _certificate(profile: TlsProfile) -> str:
+    clients = "" if profile.client_rule is None else ", client certificates" + (" required" if profile.client_rule.required else "")
+    until = time.strftime("%Y-%m-%d", time.gmtime(profile.certificate.not_after))
+    return f"{profile.certificate.source} until {until}{clients}"
+
+
+def _pool(pool: Pool) -> str:
+    probes = f"probes {pool.health.path}" if pool.health is not None else "no probes"
+    policy = pool.balancer.settings.policy
+    key = pool.key.kind + (f" {pool.key.name.decode()}" if pool.key.name else "")
+    by = f" by {key}" if policy == "consistent_hash" else ""
+    return f"pool {pool.name}: {_count(len(pool.endpoints), 'endpoint')}, {policy}{by}, {probes}"
+
+
+def _address(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
