@@ -18,8 +18,9 @@ from uhashring import HashRing
 POINTS = 160
 """Points for each unit of weight: shares deviate by about 1/sqrt(POINTS), 8 %. Changing it moves keys."""
 
-MAX_POINTS = 1_000_000
-"""Points of one ring (50 MB, two seconds to build); refuses absurd weights."""
+MAX_POINTS = 400_000
+"""Points of one ring (20 MB, under a second to build). Where the weights add up to more than MAX_POINTS / POINTS = 2,500, each unit has
+half as many, or a quarter and so on; only a change across such a step moves the keys of others."""
 
 Nodes: TypeAlias = tuple[tuple[str, int], ...]
 """Name and weight of each."""
@@ -28,13 +29,14 @@ Nodes: TypeAlias = tuple[tuple[str, int], ...]
 class Ring:
     """An immutable ring over *nodes*; owners are given as positions in *nodes*.
 
-    Raises ValueError for a name that stands twice, a weight under 1, or more than ``MAX_POINTS`` points. *secret*: at most 64 bytes.
+    Raises ValueError for a name that stands twice, a weight under 1, or weights of more than ``MAX_POINTS`` together. *secret*: at most 64
+    bytes.
     """
 
     __slots__ = ("__weakref__", "_copy", "_points", "owners", "size")
 
     def __init__(self, nodes: Nodes, secret: bytes) -> None:
-        _check(nodes)
+        points = _points_of_a_unit(nodes)
         self.size = len(nodes)
         keyed = blake2b(digest_size=8, key=secret, person=b"qproxy-ring")
         self._copy = keyed.copy  # a copy of the keyed state costs half of what keying anew does
@@ -44,7 +46,7 @@ class Ring:
 
         index = {name: position for position, (name, _) in enumerate(nodes)}
         # sorted, so that even two points on one spot (once in 2**64 pairs) fall out the same for any order of the nodes
-        placed = HashRing({name: {"weight": weight, "vnodes": POINTS} for name, weight in sorted(nodes)}, hash_fn=place).get_points()
+        placed = HashRing({name: {"weight": weight, "vnodes": points} for name, weight in sorted(nodes)}, hash_fn=place).get_points()
         self._points: list[int] = [point for point, _ in placed]
         self.owners: list[int] = [index[name] for _, name in placed]
         """The owner of each point, in the ring's order."""
@@ -83,7 +85,7 @@ def shared_ring(nodes: Nodes, secret: bytes) -> Ring:
 _rings: WeakValueDictionary[tuple[Nodes, bytes], Ring] = WeakValueDictionary()
 
 
-def _check(nodes: Nodes) -> None:
+def _points_of_a_unit(nodes: Nodes) -> int:
     if len({name for name, _ in nodes}) != len(nodes):
         msg = "a name stands twice in a ring"
         raise ValueError(msg)
@@ -91,6 +93,10 @@ def _check(nodes: Nodes) -> None:
         msg = "weights are whole numbers of 1 and more"
         raise ValueError(msg)
     total = sum(weight for _, weight in nodes)
-    if total * POINTS > MAX_POINTS:
-        msg = f"the weights of a consistent_hash pool add up to {total}, more than {MAX_POINTS // POINTS}"
+    if total > MAX_POINTS:
+        msg = f"the weights of a ring add up to {total}, more than {MAX_POINTS}"
         raise ValueError(msg)
+    points = POINTS
+    while total * points > MAX_POINTS:
+        points //= 2
+    return points

@@ -294,7 +294,7 @@ def test_explain_of_panic():
     [
         ([Member("a"), Member("a")], "web: an endpoint stands twice"),
         ([Member("a", weight=0)], "web: weights"),
-        ([Member("a", weight=7000)], "add up"),
+        ([Member("a", weight=400_001)], "add up"),
     ],
 )
 def test_impossible_pools_are_refused(members, words):

@@ -46,6 +46,13 @@ def test_points_are_in_proportion_to_weight():
     assert Counter(Ring((("light", 1), ("heavy", 3)), SECRET).owners) == {0: POINTS, 1: 3 * POINTS}
 
 
+def test_heavy_rings_have_fewer_points_for_a_unit_and_the_same_shares():
+    ring = Ring((("light", 1000), ("heavy", 3000)), SECRET)
+    counted = Counter(ring.owners)
+    assert counted == {0: 1000 * POINTS // 2, 1: 3000 * POINTS // 2}
+    assert len(ring.owners) <= MAX_POINTS
+
+
 def test_another_secret_is_another_ring():
     nodes = tuple((name, 1) for name in "abcd")
     one, other = Ring(nodes, b"one"), Ring(nodes, b"other")
@@ -59,7 +66,7 @@ def test_another_secret_is_another_ring():
         ((("a", 1), ("a", 2)), "twice"),
         ((("a", 0),), "1 and more"),
         ((("a", -1),), "1 and more"),
-        ((("a", MAX_POINTS // POINTS), ("b", 1)), "add up to"),
+        ((("a", MAX_POINTS), ("b", 1)), "add up to"),
     ],
 )
 def test_impossible_rings_are_refused(nodes, words):

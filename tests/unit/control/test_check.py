@@ -20,7 +20,7 @@ def rules(**changes):
 
 def endpoint(url):
     if url.startswith("unix:"):
-        return Endpoint(url, secure=False, host="localhost", port=80, unix_path=url[5:])
+        return Endpoint(url, secure=False, host="localhost", port=0, unix_path=url[5:])
     parts = urlsplit(url)
     return Endpoint(url, secure=parts.scheme == "https", host=parts.hostname, port=parts.port, unix_path=None)
 
