@@ -46,7 +46,7 @@ _BODILESS = frozenset((204, 304))
 class Transport(Protocol):
     """What is needed of a QUIC connection: ``quic/connection.py`` has it."""
 
-    def send(self, stream_id: int, data: bytes, *, end: bool = False) -> bool:
+    def send(self, stream_id: int, data: bytes | memoryview, *, end: bool = False) -> bool:
         """Queue bytes; False where the stream takes none any more."""
 
     def open_stream(self, data: bytes) -> int:
@@ -96,7 +96,7 @@ class _Request:
         self.trailers: Headers = []
         self.sent = _SILENT
         self.bodiless = False
-        self.backlog: deque[bytes] | None = None
+        self.backlog: deque[bytes | memoryview] | None = None
         self.backlog_bytes = 0
         self.paused = False
 
@@ -540,14 +540,19 @@ class H3Connection:
         self.send_data(stream, b"", end=True)
 
     def _queue(self, stream: int, request: _Request, data: bytes) -> None:
+        size = len(data)
         if request.backlog is None:
-            if self._transport.unsent(stream) < FEED:
+            if size <= FEED and self._transport.unsent(stream) < FEED:
                 self._transport.send(stream, data)
                 return
             request.backlog = deque()
             self._feeding[stream] = request
-        request.backlog.append(data)
-        request.backlog_bytes += len(data)
+        if size <= FEED:
+            request.backlog.append(data)
+        else:
+            view = memoryview(data)
+            request.backlog.extend([view[at : at + FEED] for at in range(0, size, FEED)])
+        request.backlog_bytes += size
 
     def feed(self) -> bool:
         """Move waiting bytes into the transport as its senders drain, and tell who may go on. True where something was moved."""

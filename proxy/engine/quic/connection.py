@@ -129,12 +129,12 @@ class Transport(SendingConnection):
         path = self._network_paths[0]
         return path.addr if path.is_validated else None
 
-    def send(self, stream_id: int, data: bytes, *, end: bool = False) -> bool:
+    def send(self, stream_id: int, data: bytes | memoryview, *, end: bool = False) -> bool:
         """Queue bytes; False where the stream takes none any more (it is finished or was reset)."""
         stream = self._streams.get(stream_id)
         if stream is None or stream.sender._reset_error_code is not None or stream.sender._buffer_fin is not None:  # noqa: SLF001
             return False
-        stream.sender.write(data, end)
+        stream.sender.write(data, end)  # type: ignore[arg-type]  # it appends to a bytearray: any buffer will do
         if stream_id not in self._held:
             self._ready[stream_id] = stream
         return True
