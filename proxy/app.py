@@ -15,18 +15,19 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from balancer.pool import Pool as BalancerPool
 from proxy import __version__
-from proxy.config.compile import compile_snapshot, diff
+from proxy.config.compile import compile_snapshot, diff, with_port
+from proxy.config.diff import needs_restart
 from proxy.config.load import ConfigError, Configuration, load
 from proxy.config.material import self_signed
 from proxy.control.admin import Admin, ConfigStatus, Views
-from proxy.control.certificates import CertificateRefresher
-from proxy.control.log import Logs
+from proxy.control.certificates import CertificateRefresher, with_certificates
+from proxy.control.log import Logs, LogSettings
 from proxy.control.metrics import Exposition
 from proxy.control.probe import Prober
 from proxy.control.state import StateError, load_secret
@@ -35,17 +36,19 @@ from proxy.engine.quic.endpoint import QuicEndpoint
 from proxy.engine.quic.settings import QuicSettings
 from proxy.listen.limits import AcceptLimits
 from proxy.listen.tcp import TcpListener, bind_tcp
-from proxy.listen.tls import TlsContexts
+from proxy.listen.tls import ContextError, TlsContexts
 from proxy.listen.udp import UdpListener, bind_udp
 from proxy.message import Address
 from proxy.meters import ProxyMetrics
 from proxy.observe import Log, Metrics
 from proxy.services import Services
-from proxy.snapshot import Snapshot
+from proxy.snapshot import Certificate, Snapshot, TlsProfile
 from proxy.tasks import Tasks
 from proxy.upstream.pool import Upstreams
 
 EXIT_OK, EXIT_FAILURE, EXIT_CONFIGURATION = 0, 1, 2
+
+TCP_PROTOCOLS = frozenset({"http/1.1", "h2"})
 
 EXPIRE_EVERY = 10
 """Ticks between looks at idle upstream connections."""
@@ -84,7 +87,8 @@ class App:
         self._config = config
         self._configuration = configuration
         self._metrics = Metrics()
-        self._logs = Logs(configuration.log, self._metrics)
+        log = configuration.log
+        self._logs = Logs(LogSettings(form=log.format, level=log.level, access=log.access), self._metrics)
         self._logs.adopt_standard_logging()
         self._log: Log = self._logs.events
         self._meters = ProxyMetrics(self._metrics)
@@ -111,8 +115,12 @@ class App:
         self._contexts.build(snapshot)
         self._limits = AcceptLimits(snapshot.limits, snapshot.trusted_proxies, self._metrics)
         self._prober = Prober(snapshot.pools, self._log, self._metrics, clock=time.monotonic)
+        self._refresher = CertificateRefresher(configuration.certificate_files, self._publish_certificates, self._log, self._metrics)
         self._tcp: list[TcpListener] = []
         self._udp: list[UdpListener] = []
+        self._loaded_at = self._attempted_at = time.time()
+        self._failed = False
+        self._problems = [str(warning) for warning in configuration.warnings]
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -128,9 +136,7 @@ class App:
             await self._start_admin(stack)
             await self._prober.start()
             stack.push_async_callback(self._prober.stop)
-            refresher = CertificateRefresher(self._configuration.certificate_files, self._publish_certificates, self._log, self._metrics)
-            self._refresher = refresher
-            self._tasks.start("watch certificates", refresher.run())
+            self._tasks.start("watch certificates", self._refresher.run())
             self._tasks.start("tick", self._tick())
             self._handle_signals()
             self._settle_memory()
@@ -142,33 +148,48 @@ class App:
                 loop=type(asyncio.get_running_loop()).__module__.partition(".")[0],
                 listeners=[f"{listener.name} {' '.join(sorted(listener.protocols))}" for listener in self._services.snapshot.listeners],
                 admin=_shown(self._services.snapshot.admin),
-                sites=len({host.site.name for host in self._hosts()}),
+                sites=len(self._configuration.sites),
             )
+            for warning in self._configuration.warnings:
+                self._log.warning("configuration", problem=str(warning))
             await self._stopping.wait()
             await self._drain()
         return EXIT_OK
 
     async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
-        snapshot = self._services.snapshot
-        for listener in snapshot.listeners:
-            if listener.protocols & {"http/1.1", "h2"}:
+        """Open every listener, all or none; port 0 of the configuration becomes the one that the system chose."""
+        bound = []
+        for wanted in self._services.snapshot.listeners:
+            listener = wanted
+            if listener.protocols & TCP_PROTOCOLS:
+                sock = _bound(bind_tcp, listener.address, "TCP")
+                stack.callback(sock.close)
+                listener = with_port(listener, sock.getsockname()[1])
                 tcp = TcpListener(listener, self._services, self._contexts, self._limits)
-                await tcp.start(_bound(bind_tcp, listener.address, "TCP"))
-                stack.callback(tcp.stop_accepting)
+                await tcp.start(sock)
                 stack.callback(tcp.abort)
+                stack.callback(tcp.stop_accepting)
                 self._tcp.append(tcp)
             if "h3" in listener.protocols:
-                endpoint = QuicEndpoint(
-                    self._services.snapshot.sni.select,
-                    snapshot.limits.engine,
-                    QuicSettings(idle_timeout=snapshot.timeouts.idle),
-                    self._secret,
-                    random_bytes=os.urandom,
-                )
-                udp = UdpListener(listener, self._services, endpoint, self._limits, _bound(bind_udp, listener.address, "UDP"))
+                sock = _bound(bind_udp, listener.address, "UDP")
+                stack.callback(sock.close)
+                listener = with_port(listener, sock.getsockname()[1])
+                udp = UdpListener(listener, self._services, self._endpoint(), self._limits, sock)
                 udp.start()
                 stack.callback(udp.close)
                 self._udp.append(udp)
+            bound.append(listener)
+        self._services.snapshot = replace(self._services.snapshot, listeners=tuple(bound))
+
+    def _endpoint(self) -> QuicEndpoint:
+        snapshot = self._services.snapshot
+        settings = QuicSettings(
+            idle_timeout=snapshot.timeouts.idle, handshake_timeout=snapshot.timeouts.handshake, connections=snapshot.limits.connections
+        )
+        return QuicEndpoint(self._select, snapshot.limits.engine, settings, self._secret, random_bytes=os.urandom)
+
+    def _select(self, sni: str | None) -> TlsProfile | None:
+        return self._services.snapshot.sni.select(sni)
 
     async def _start_admin(self, stack: contextlib.AsyncExitStack) -> None:
         address = self._services.snapshot.admin
@@ -180,7 +201,7 @@ class App:
             draining=lambda: self._services.draining,
             pools=self._balancers,
             last_probe=self._prober.last_probe,
-            config=lambda: self._status,
+            config=self._status,
         )
         admin = Admin(address, views, self._log)
         try:
@@ -233,31 +254,59 @@ class App:
     def _reload(self) -> None:
         """SIGHUP: the new configuration, or the old one and a word about why."""
         old = self._services.snapshot
+        self._attempted_at = time.time()
         try:
             configuration = load(self._config, os.environ)
             new = self._compile(configuration, old)
+            self._contexts.build(new)
         except ConfigError as error:
-            self._meters.reloads.cell("failed").value += 1
-            for problem in error.problems:
-                self._log.error("the new configuration is wrong; the present one stays", problem=str(problem))
+            self._reload_failed([str(problem) for problem in error.problems])
             return
-        except Exception as error:  # noqa: BLE001  # a fault of ours must not end what serves
-            self._meters.reloads.cell("failed").value += 1
-            self._log.error("the reload failed; the present configuration stays", exc_info=error)
+        except ContextError as error:
+            self._reload_failed([str(error)])
+            return
+        except Exception:  # noqa: BLE001  # a fault of ours must not end what serves
+            self._log.exception("the reload failed")
+            self._reload_failed(["an internal error; the log has more"])
             return
         changes = diff(old, new)
-        if (new.listeners, new.admin) != (old.listeners, old.admin):
-            self._log.warning("listeners and admin address change with a restart only; they stay as they are")
+        if needs_restart(old, new):
             new = replace(new, listeners=old.listeners, admin=old.admin)
         self._configuration = configuration
         self._publish(new)
         self._refresher.replace(configuration.certificate_files)
         self._meters.reloads.cell("ok").value += 1
-        self._log.info("configuration reloaded", generation=new.generation, changes=changes)
+        self._problems = [str(warning) for warning in configuration.warnings]
+        self._loaded_at = self._attempted_at
+        self._failed = False
+        self._log.info("configuration reloaded", generation=new.generation, changes=changes, warnings=self._problems)
+
+    def _reload_failed(self, problems: list[str]) -> None:
+        self._meters.reloads.cell("failed").value += 1
+        self._failed = True
+        self._problems = problems
+        for problem in problems:
+            self._log.error("the new configuration is wrong; the present one stays", problem=problem)
+
+    def _status(self) -> ConfigStatus:
+        return ConfigStatus(
+            generation=self._services.snapshot.generation,
+            loaded_at=self._loaded_at,
+            last_result="failed" if self._failed else "ok",
+            last_attempt_at=self._attempted_at,
+            problems=tuple(self._problems),
+        )
+
+    def _publish_certificates(self, certificates: Mapping[str, Certificate]) -> Collection[str]:
+        """New certificates by domain; gives the domains where they differ. Raises ContextError, with nothing changed."""
+        snapshot, changed = with_certificates(self._services.snapshot, certificates)
+        if changed:
+            self._contexts.build(snapshot)
+            self._services.snapshot = snapshot
+        return changed
 
     def _publish(self, snapshot: Snapshot) -> None:
-        """From here on new requests and handshakes see *snapshot*; those in progress keep theirs."""
-        self._contexts.build(snapshot)
+        """From here on new requests and handshakes see *snapshot*, whose contexts are built; those in progress keep theirs."""
         self._services.snapshot = snapshot
         self._services.upstreams.replace(snapshot.pools)
         self._prober.replace(snapshot.pools)
