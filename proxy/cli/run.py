@@ -17,7 +17,4 @@ from proxy import app
 )
 def run(config: Path) -> None:
     """Serve what the YAML files in DIR say. SIGTERM drains and ends, SIGHUP reads them again."""
-    if not config.is_dir():
-        msg = f"{config} is not a folder"
-        raise click.BadParameter(msg, param_hint="-c")
     sys.exit(app.run(config))
