@@ -34,6 +34,7 @@ from proxy.control.state import StateError, load_secret
 from proxy.deadlines import TICK, Deadlines
 from proxy.engine.quic.endpoint import QuicEndpoint
 from proxy.engine.quic.settings import QuicSettings
+from proxy.engine.seam import Handle
 from proxy.listen.limits import AcceptLimits
 from proxy.listen.tcp import TcpListener, bind_tcp
 from proxy.listen.tls import ContextError, TlsContexts
@@ -174,19 +175,19 @@ class App:
                 sock = _bound(bind_udp, listener.address, "UDP")
                 stack.callback(sock.close)
                 listener = with_port(listener, sock.getsockname()[1])
-                udp = UdpListener(listener, self._services, self._endpoint(), self._limits, sock)
+                udp = UdpListener(listener, self._services, self._endpoint, self._limits, sock)
                 udp.start()
                 stack.callback(udp.close)
                 self._udp.append(udp)
             bound.append(listener)
         self._services.snapshot = replace(self._services.snapshot, listeners=tuple(bound))
 
-    def _endpoint(self) -> QuicEndpoint:
+    def _endpoint(self, admit: Callable[[Handle, Address], bool]) -> QuicEndpoint:
         snapshot = self._services.snapshot
         settings = QuicSettings(
             idle_timeout=snapshot.timeouts.idle, handshake_timeout=snapshot.timeouts.handshake, connections=snapshot.limits.connections
         )
-        return QuicEndpoint(self._select, snapshot.limits.engine, settings, self._secret, random_bytes=os.urandom)
+        return QuicEndpoint(self._select, snapshot.limits.engine, settings, self._secret, random_bytes=os.urandom, admit=admit)
 
     def _select(self, sni: str | None) -> TlsProfile | None:
         return self._services.snapshot.sni.select(sni)

@@ -11,6 +11,8 @@ import ipaddress
 import socket
 import struct
 from collections import deque
+from collections.abc import Callable
+from typing import TypeAlias
 
 from balancer.affinity import connection_key
 from proxy.engine.events import ConnectionClosed, ConnectionReady, Event, PathChanged
@@ -35,6 +37,10 @@ SOCKET_BUFFER = 4 * 1024 * 1024
 
 MAX_UNSENT = 4096
 """Datagrams that wait for a full socket; beyond it the engine is not asked for more."""
+
+
+MakeEndpoint: TypeAlias = Callable[[Callable[[Handle, Address], bool]], QuicEndpoint]
+"""Makes the endpoint, given what asks whether a new connection may begin."""
 
 
 class QuicClient(ClientStreams):
@@ -92,11 +98,14 @@ class QuicClient(ClientStreams):
 class UdpListener:
     """One UDP socket with its endpoint."""
 
-    def __init__(self, listener: Listener, services: Services, endpoint: QuicEndpoint, limits: AcceptLimits, sock: socket.socket) -> None:
+    def __init__(
+        self, listener: Listener, services: Services, make_endpoint: MakeEndpoint, limits: AcceptLimits, sock: socket.socket
+    ) -> None:
         self.listener = listener
         self.services = services
-        self.endpoint = endpoint
+        self.endpoint = make_endpoint(self._admit)
         self.clients: dict[Handle, QuicClient] = {}
+        self._admitted: dict[Handle, str] = {}
         self._limits = limits
         self._sock = sock
         self._loop = asyncio.get_running_loop()
@@ -109,6 +118,15 @@ class UdpListener:
         meters = services.meters
         self._received: Cell = meters.datagrams.cell("in")
         self._sent: Cell = meters.datagrams.cell("out")
+
+    def _admit(self, handle: Handle, peer: Address) -> bool:
+        """Whether a new connection may begin; it is counted until it closes, under the address that it came from."""
+        limit = self._limits.admit(peer[0], self.services.clock())
+        if limit is not None:
+            self.services.log.debug("connection refused", limit=limit, client=peer[0])
+            return False
+        self._admitted[handle] = peer[0]
+        return True
 
     def start(self) -> None:
         """Read from the socket from now on."""
@@ -183,6 +201,9 @@ class UdpListener:
 
     def _gone(self, handle: Handle, client: QuicClient | None, event: ConnectionClosed) -> None:
         meters = self.services.meters
+        admitted = self._admitted.pop(handle, None)
+        if admitted is not None:
+            self._limits.release(admitted)
         if client is None:
             meters.handshake_failures.cell("quic", event.error or "closed").value += 1
             self.services.log.debug("handshake failed", reason=event.error, detail=event.detail)

@@ -112,7 +112,7 @@ class QuicEndpoint:
         secret: bytes,
         *,
         random_bytes: Callable[[int], bytes] = bytes,
-        admit: Callable[[Address], bool] | None = None,
+        admit: Callable[[Handle, Address], bool] | None = None,
     ) -> None:
         self._limits = limits
         self._settings = settings
@@ -311,7 +311,7 @@ class QuicEndpoint:
             self.dropped += 1
             return None
         full = len(self._by_handle) >= self._settings.connections
-        if self._refusing or full or (self._admit is not None and not self._admit(datagram.peer)):
+        if self._refusing or full or (self._admit is not None and not self._admit(self._last_handle + 1, datagram.peer)):
             if may_answer:
                 answer = packets.connection_refused(header, self._mint()[0])
                 self._answers.append(Transmit(answer, datagram.peer, datagram.local))
