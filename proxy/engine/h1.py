@@ -144,7 +144,7 @@ class H1Connection:
             if self._eof and self._input in (_LENGTH, _CHUNKED):
                 events.append(StreamReset(self._stream, "closed before the request was complete"))
                 self._abort()
-        if self._at >= len(self._data):
+        if self._at >= len(self._data) or (self._input == _COMPLETE and not self._keep):
             self._drop_input()
 
     def _read_head(self, events: list[Event]) -> None:
@@ -186,7 +186,6 @@ class H1Connection:
         self._head_only = method == b"HEAD"
         self._accepts_trailers = parts.accepts_trailers
         self._response = _WAITING
-        self._unconsumed = 0
         end = False
         if parts.chunked:
             self._input = _CHUNKED
@@ -384,7 +383,6 @@ class H1Connection:
         else:
             self._input = _HEAD
             self._blank = False
-            self._scanned = self._at
             if self._eof or self._at < len(self._data):
                 self._advance(self._events)
 

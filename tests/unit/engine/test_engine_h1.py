@@ -313,11 +313,19 @@ def test_verbs_for_a_stream_that_is_gone_do_nothing(talk):
 
 def test_connection_close_of_the_client(talk):
     assert talk.says(GET[:-2] + b"Connection: x-y, Close\r\n\r\n" + GET) == [head(headers=[(b"connection", b"x-y, Close")])]
+    assert talk.state() == SERVING
     assert talk.says(GET) == []
+    assert (talk.state(), talk.engine._data) == (SERVING, b"")
     talk.engine.respond(1, 200, [], b"")
     assert talk.hears() == b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
     assert talk.state() == FINISHED
     assert talk.says(GET) == []
+
+
+def test_an_idle_connection_keeps_no_input(talk):
+    talk.says(GET)
+    talk.engine.respond(1, 200, [], b"")
+    assert (talk.state(), talk.engine._data) == (IDLE, b"")
 
 
 def test_http_1_0_closes_by_default_and_gets_no_chunks(talk):
@@ -625,12 +633,40 @@ def test_heads_of_exactly_the_limit_pass():
 
 
 def test_bytes_of_a_head_are_counted_while_they_arrive(talk):
-    taken = 0
-    events = []
-    while not events:
-        events = talk.says(b"X")
-        taken += 1
-    assert (taken, events[0].status) == (LIMIT + 4, 414)
+    answers = [talk.says(b"X") for _ in range(LIMIT + 4)]
+    assert not any(answers[:-1])
+    assert [event.status for event in answers[-1]] == [414]
+
+
+@pytest.mark.parametrize("distance", range(-3, 9))
+@pytest.mark.parametrize("ending", [b"\r\n\r\n", b"a\nbcd", b"\r\nX: "])
+def test_at_the_limit_of_a_head_the_split_makes_no_difference(ending, distance):
+    limits = EngineLimits(header_bytes=200)
+    data = GET[:-2] + b"X: "
+    data += b"a" * (200 + distance - len(data) - len(ending)) + ending + b"tail" * 2
+    whole, bytewise = Dialogue(limits), Dialogue(limits)
+    events = whole.says(data)
+    assert [event for at in range(len(data)) for event in bytewise.says(data[at : at + 1])] == events
+    assert isinstance(events[0], Rejected)
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_chunk_lines_of_exactly_the_limit_pass(extra):
+    data = CHUNKED + b"5;" + b"a" * (CHUNK_LINE_BYTES - 2 + extra) + b"\r\nhello\r\n"
+    whole, bytewise = Dialogue(), Dialogue()
+    events = whole.says(data)
+    assert any(isinstance(event, Rejected) for event in events) is bool(extra)
+    assert b"".join(event.data for event in events if isinstance(event, RequestBody)) == (b"" if extra else b"hello")
+    split = [event for at in range(len(data)) for event in bytewise.says(data[at : at + 1])]
+    assert [event for event in split if not isinstance(event, RequestBody)] == [e for e in events if not isinstance(e, RequestBody)]
+
+
+def test_a_bare_line_feed_is_refused_as_it_comes(talk):
+    assert talk.says(b"GET / HTTP/1.1") == []
+    assert talk.says(b"\n") == [Rejected(1, 400, "syntax", "LF without CR")]
+    later = Dialogue()
+    assert [later.says(piece) for piece in (b"GET / HTTP/1.1\r", b"\n", b"Host: a\r\n", b"X: b")] == [[]] * 4
+    assert later.says(b"\n") == [Rejected(1, 400, "syntax", "LF without CR")]
 
 
 BAD_CHUNKS = {
@@ -692,10 +728,8 @@ def test_a_malformed_body_under_an_answer_cuts_it(talk):
 def test_extensions_beyond_what_the_data_pays_for(talk):
     chunk = b"1;" + b"a" * 500 + b"\r\nx\r\n"
     assert isinstance(talk.says(CHUNKED)[0], RequestHead)
-    chunks = 0
-    while not any(isinstance(event, Rejected) for event in talk.says(chunk)):
-        chunks += 1
-    assert chunks == CHUNK_WASTE_BYTES // (502 - 18)
+    refused = [any(isinstance(event, Rejected) for event in talk.says(chunk)) for _ in range(CHUNK_WASTE_BYTES)]
+    assert refused.index(True) == CHUNK_WASTE_BYTES // (502 - 18)
     signed = Dialogue()
     signed.says(CHUNKED)
     for _ in range(1000):

@@ -102,6 +102,14 @@ def test_an_answer_in_pieces():
     assert client.reusable
 
 
+def test_a_long_head_in_pieces_leaves_no_trace():
+    client = asked()
+    assert client.receive(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 500) == []
+    assert len(client.receive(b"\r\nContent-Length: 0\r\n\r\n")) == 1
+    client.start(b"GET", b"/", HOST, end=True)
+    assert client.receive(b"HTTP/1.1 204\r\n\r\n") == [ResponseHead(204, [], True)]
+
+
 def test_chunks_of_one_read_are_one_piece():
     client, events = answered(b"HTTP/1.1 200\r\nTransfer-Encoding: Chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nX-Sum: 1\r\n\r\n")
     assert events == [ResponseHead(200, [], False), ResponseBody(b"abcde"), ResponseEnd([(b"x-sum", b"1")])]
