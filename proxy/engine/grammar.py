@@ -69,7 +69,7 @@ class Malformed(Exception):  # noqa: N818 - the RFCs' word for it
         self.status = status
 
 
-# What a field name means to the validator. Most mean nothing: 0. Pseudo-fields come first.
+# What a field name means to the validator. Most mean nothing: 0. Pseudo-fields come first, in the order that ``validate`` unpacks.
 METHOD, SCHEME, AUTHORITY, PATH, PROTOCOL = 1, 2, 3, 4, 5
 LAST_PSEUDO = PROTOCOL
 HOST, CONTENT_LENGTH, COOKIE, EXPECT, TE, CONNECTION, TRANSFER_ENCODING, UPGRADE, HOP = 6, 7, 8, 9, 10, 11, 12, 13, 14

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy.engine.grammar import (
-    AUTHORITY,
     CONNECTION,
     CONTENT_LENGTH,
     COOKIE,
@@ -16,11 +15,7 @@ from proxy.engine.grammar import (
     HOP,
     HOST,
     LAST_PSEUDO,
-    METHOD,
-    PATH,
-    PROTOCOL,
     REASONS,
-    SCHEME,
     TE,
     TRANSFER_ENCODING,
     UPGRADE,
@@ -104,10 +99,12 @@ def pseudo_request(fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits) 
     Raises Malformed: 400, 417 for an unknown expectation, 431 over a limit, 501 for CONNECT and ``:protocol``.
     """
     blob = check_section(fields, limits)
-    if b"\n " in blob or b" \n" in blob or b"\n\t" in blob or b"\t\n" in blob or blob[-1:] in (b" ", b"\t"):
+    tabs = b"\t" in blob and (b"\n\t" in blob or b"\t\n" in blob or blob[-1:] == b"\t")
+    if tabs or b"\n " in blob or b" \n" in blob or blob[-1:] == b" ":
         padded = any(value != value.strip(_WS) for _, value in fields)
         raise Malformed("field_value" if padded else "field_name", "white space around it")
-    method = scheme = authority = path = protocol = host = None
+    pseudo: list[bytes | None] = [None] * (LAST_PSEUDO + 1)
+    host: bytes | None = None
     length: int | None = None
     crumbs = -1
     regular = expect = False
@@ -123,18 +120,9 @@ def pseudo_request(fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits) 
         elif code <= LAST_PSEUDO:
             if regular or headers:
                 raise Malformed("pseudo_field", f"{name.decode()} after a regular field")
-            if code == METHOD and method is None:
-                method = value
-            elif code == SCHEME and scheme is None:
-                scheme = value
-            elif code == AUTHORITY and authority is None:
-                authority = value
-            elif code == PATH and path is None:
-                path = value
-            elif code == PROTOCOL and protocol is None:
-                protocol = value
-            else:
+            if pseudo[code] is not None:
                 raise Malformed("pseudo_field", f"{name.decode()} twice")
+            pseudo[code] = value
         elif code == COOKIE:
             if crumbs < 0:
                 crumbs = len(headers)
@@ -155,6 +143,7 @@ def pseudo_request(fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits) 
                 headers.append(field)
             else:
                 raise Malformed("connection_field", f"{name.decode()}: {quote(value)}")
+    _, method, scheme, authority, path, protocol = pseudo
     if method is None:
         raise Malformed("pseudo_field", ":method is missing")
     if protocol is not None:

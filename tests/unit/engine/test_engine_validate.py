@@ -94,6 +94,11 @@ def test_cookie_crumbs_become_one_field_in_place():
     assert parts.headers == [(b"cookie", b"a=1; b=2; c=3"), (b"accept", b"*/*")]
 
 
+def test_fields_of_http_1_that_policies_deal_with_stay():
+    fields = [(b"cookie", b"a=1"), (b"cookie", b"b=2"), (b"keep-alive", b"timeout=5"), (b"proxy-connection", b"close")]
+    assert plain(*fields).headers == fields
+
+
 def test_host_alone_makes_the_authority():
     assert pseudo((b"host", b"b.example.com"), authority=None).authority == b"b.example.com"
 
@@ -521,7 +526,13 @@ def test_pseudo_fields_are_no_trailers():
 
 
 def test_response_head():
-    fields = [(b"Content-Type", b" text/plain "), (b"CONTENT-LENGTH", b"5"), (b"Transfer-Encoding", b"x"), (b"Connection", b"Close")]
+    fields = [
+        (b"Content-Type", b" text/plain "),
+        (b"CONTENT-LENGTH", b"5"),
+        (b"Transfer-Encoding", b"x"),
+        (b"Connection", b"Close"),
+        (b"Host", b"a"),
+    ]
     expected = [(b"content-type", b"text/plain"), (b"content-length", b"5"), (b"connection", b"Close")]
     assert response_head(fields) == (expected, 5)
     parts = plain_response(fields)
