@@ -1,6 +1,8 @@
 """What all models of the configuration share."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Discriminator
 
 
 class Model(BaseModel):
@@ -13,3 +15,11 @@ class Model(BaseModel):
         allow_inf_nan=False,
         hide_input_in_errors=True,
     )
+
+
+def _switch(value: Any) -> str:
+    return "off" if value == "off" else "on"
+
+
+SWITCH = Discriminator(_switch)
+"""Tells ``off`` from a mapping, tagged ``off`` and ``on``: so that a mistake is told for the one that was meant."""

@@ -1,12 +1,12 @@
 """What may be written about the server as a whole, and the shape of a file."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, Tag, model_validator
 
-from proxy.config.model_base import Model
+from proxy.config.model_base import SWITCH, Model
 from proxy.config.model_pool import Pool
-from proxy.config.model_site import Health, Site, health_switch
+from proxy.config.model_site import Health, HealthOrOff, Site, health_switch
 from proxy.config.names import FileName, Name, Network, SocketAddress
 from proxy.config.units import Duration, DurationOrOff, Size, SizeOrOff, is_off, says
 
@@ -42,6 +42,9 @@ class Admin(Model):
 
     address: SocketAddress = ("127.0.0.1", 9090)
     """IP address and port. Whoever reaches it may read and steer."""
+
+
+AdminOrOff = Annotated[Annotated[Admin, Tag("on")] | Annotated[Literal["off"], Tag("off")], SWITCH]
 
 
 class ServerTls(Model):
@@ -115,7 +118,7 @@ class Server(Model):
 
     listeners: list[Listener] = Field(default=[EVERYWHERE], min_length=1, max_length=100)
     """Where clients connect; default ``0.0.0.0:8443``, TCP and UDP."""
-    admin: Admin | Literal["off"] = Admin()
+    admin: AdminOrOff = Admin()
     """The admin listener, or ``off``."""
     state: FileName | None = None
     """Folder for secrets and made certificates; default: ``$STATE_DIRECTORY`` when it is set (systemd), else ``.state`` beside the folder
@@ -128,7 +131,7 @@ class Server(Model):
     """Peers whose Forwarded, X-Forwarded-* and X-Request-Id fields are believed."""
     timeouts: ServerTimeouts = ServerTimeouts()
     """Time limits on the listener side."""
-    health: Health | Literal["off"] = Health()
+    health: HealthOrOff = Health()
     """The proxy's own health answer on every listener, or ``off``."""
     log: Log = Log()
     """What is logged."""

@@ -1,10 +1,10 @@
 """What may be written about a site: hosts, certificate, routes, policies."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, Tag, model_validator
 
-from proxy.config.model_base import Model
+from proxy.config.model_base import SWITCH, Model
 from proxy.config.model_pool import Pool
 from proxy.config.names import (
     BodyText,
@@ -31,6 +31,9 @@ class Health(Model):
 
     path: Path = "/health"
     """Path that answers ``OK`` (503 while draining)."""
+
+
+HealthOrOff = Annotated[Annotated[Health, Tag("on")] | Annotated[Literal["off"], Tag("off")], SWITCH]
 
 
 class ClientCertificates(Model):
@@ -251,7 +254,7 @@ class Site(Model):
     """Host names; ``*.example.com`` stands for one label in front. The first one names the site."""
     tls: SiteTls | None = None
     """The certificate; without one, ``server.tls`` must cover the hosts."""
-    health: Health | Literal["off"] | None = None
+    health: HealthOrOff | None = None
     """The proxy's own health answer on these hosts, or ``off``; default: as in ``server``."""
     access: Access | None = None
     """Who may, by client address."""

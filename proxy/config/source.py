@@ -29,6 +29,7 @@ MAX_TEXT = 4 * 1024 * 1024
 Data: TypeAlias = "str | list[Data] | dict[str, Data] | None"
 Step: TypeAlias = str | int
 _STANDARD = "tag:yaml.org,2002:"
+_SCALAR_TAGS = (None, "!", *(_STANDARD + name for name in ("str", "int", "float", "bool", "null")))
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -91,7 +92,11 @@ def read_document(file: Path, name: str, environ: Mapping[str, str]) -> tuple[Do
     except yaml.MarkedYAMLError as error:
         document.complete = False
         mark = error.problem_mark or error.context_mark
-        message = f"not valid YAML: {error.problem or 'syntax error'}" + (f" ({error.context})" if error.context else "")
+        begin = error.context_mark
+        context = f" ({error.context})" if error.context else ""
+        if error.context and begin and mark and (begin.line, begin.column) != (mark.line, mark.column):
+            context = f" ({error.context} that begins at line {begin.line + 1}, column {begin.column + 1})"
+        message = f"not valid YAML: {error.problem or 'syntax error'}{context}"
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         return document, [*reader.problems, Problem(name, line, column, message)]
     except (yaml.YAMLError, ValueError) as error:
@@ -118,13 +123,15 @@ def read_bytes(file: Path) -> tuple[bytes | None, str]:
         descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except (OSError, ValueError) as error:
         return None, f"can't be read: {getattr(error, 'strerror', None) or error}"
-    with os.fdopen(descriptor, "rb") as stream:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return None, "can't be read: not a regular file"
-        try:
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
             data = stream.read(MAX_FILE + 1)
-        except OSError as error:
-            return None, f"can't be read: {error.strerror or error}"
+    except OSError as error:
+        return None, f"can't be read: {error.strerror or error}"
+    finally:
+        os.close(descriptor)
     if len(data) > MAX_FILE:
         return None, f"too large; expected {MAX_FILE // 1024} KiB at most"
     return data, ""
@@ -279,13 +286,13 @@ class _Reader:
 
     def _scalar(self, event: yaml.ScalarEvent, node: Node) -> str | None:
         text = str(event.value)
-        plain = event.style is None and event.tag is None
+        plain = not event.style and event.tag is None
         if plain and text in ("", "~", "null", "Null", "NULL"):
             return None
         expanded = _VARIABLE.sub(lambda found: self._expand(event, node, found), text)
         if event.tag == "!file":
             return self._file(event, node, expanded)
-        if event.tag is not None and event.tag != "!" and not str(event.tag).startswith(_STANDARD):
+        if event.tag not in _SCALAR_TAGS:
             suggestion = perhaps(_tag(event.tag), ["!file"])
             self.problems.append(
                 self._problem(event, f"unknown tag {_tag(event.tag)}; expected none, or !file before the name of a file{suggestion}")

@@ -136,7 +136,9 @@ def _below(kind: Any, step: Step) -> list[Any]:
 
 
 def _members(kind: Any) -> list[Any]:
-    """A union's members, else the type itself."""
+    """A union's members, else the type itself; without annotations."""
+    if hasattr(kind, "__metadata__"):
+        return _members(kind.__origin__)
     if type(kind).__name__ in ("UnionType", "_UnionGenericAlias", "Union"):
         return [part for member in kind.__args__ for part in _members(member)]
     return [kind]
