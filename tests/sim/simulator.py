@@ -122,11 +122,13 @@ class Client:
 class World:
     """The clock, the link, one endpoint and its clients. *serve* takes (handle, event) of the endpoint."""
 
-    def __init__(self, link: Link | None = None, limits: EngineLimits | None = None, settings: QuicSettings | None = None, **options) -> None:
+    def __init__(
+        self, link: Link | None = None, limits: EngineLimits | None = None, settings: QuicSettings | None = None, **options
+    ) -> None:
         self.link = link or Link()
         self.now = 0.0
         self.profiles = {"a.example": profile("a.example")}
-        select = options.pop("select", lambda sni: self.profiles.get(sni))
+        select = options.pop("select", self.profiles.get)
         self.endpoint = QuicEndpoint(select, limits or EngineLimits(), settings or QuicSettings(), b"s" * 16, **options)
         self.clients: list[Client] = []
         self.serve: Callable[[int, Event], None] = lambda _handle, _event: None

@@ -6,11 +6,11 @@ import random
 import tracemalloc
 
 import pytest
-from tests.sim.simulator import Client, Link, World
 
 from proxy.engine.events import ConnectionClosed, ConnectionReady, Drained, PathChanged, RequestBody, RequestEnd, RequestHead, StreamReset
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.seam import HIGH_WATER, EngineLimits
+from tests.sim.simulator import Client, Link, World
 
 
 class Application:
@@ -103,7 +103,9 @@ def test_no_request_fails_in_24_000() -> None:
         assert not world.of(ConnectionClosed)
 
 
-@pytest.mark.parametrize("link", [Link(loss=0.05), Link(jitter=0.02), Link(loss=0.05, jitter=0.02, seed=3)], ids=["loss", "reordering", "both"])
+@pytest.mark.parametrize(
+    "link", [Link(loss=0.05), Link(jitter=0.02), Link(loss=0.05, jitter=0.02, seed=3)], ids=["loss", "reordering", "both"]
+)
 def test_lossy_and_reordering_links_end_with_the_right_bytes(link: Link) -> None:
     world = World(link)
     app = Application(world)

@@ -3,7 +3,7 @@
 from aioquic.quic import events as quic
 
 from proxy.engine.h3 import H3Connection
-from proxy.engine.h3_frames import FieldSections, pack_frame
+from proxy.engine.h3_frames import FieldSections, pack_frame, unpack_int
 from proxy.engine.seam import EngineLimits
 
 SECTIONS = FieldSections()
@@ -98,8 +98,6 @@ class Dialogue:
 
 
 def parse(data: bytes) -> list[tuple[int, object]]:
-    from proxy.engine.h3_frames import unpack_int
-
     out, at = [], 0
     while at < len(data):
         kind, at = unpack_int(data, at, len(data))

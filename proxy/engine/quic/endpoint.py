@@ -6,21 +6,22 @@ Pure: datagrams, time and randomness are arguments.
 Only connections with something to do are visited: those that datagrams, timers or verbs touched. Deadlines stand in a heap, at most one
 current entry for each connection; a later deadline leaves the entry where it is, and it is put right when it comes up.
 
-Retry, QUIC-LB, tickets and 0-RTT are not part of this: ``Minter`` and ``_accept`` are where they belong.
+Retry, QUIC-LB, tickets and 0-RTT are not part of this: ``ids`` and ``_accept`` are where they belong.
 """
 
 import heapq
 from collections.abc import Callable, Sequence
-from hashlib import blake2b
 
 from aioquic.quic import events as quic
 from aioquic.quic.configuration import QuicConfiguration
 
 from proxy.engine.events import ConnectionClosed, ConnectionReady, Event, PathChanged
 from proxy.engine.h3 import H3Connection
-from proxy.engine.h3_frames import CODE_NAMES, NO_ERROR, FieldSections
+from proxy.engine.h3_frames import NO_ERROR, FieldSections
 from proxy.engine.quic import packets
 from proxy.engine.quic.connection import Transport
+from proxy.engine.quic.ids import Minter
+from proxy.engine.quic.reasons import reason
 from proxy.engine.quic.settings import MIN_DATAGRAM, QuicSettings
 from proxy.engine.quic.tls import ALPN, CIPHERS, Identities
 from proxy.engine.seam import Datagram, EngineLimits, Handle, Select, Transmit
@@ -35,48 +36,6 @@ GOAWAY_LINGER = 0.25
 
 TIMER_GRAIN = 0.001
 """A deadline that is not in the future although its timer was handled is put off by so much: nothing can spin."""
-
-_TRANSPORT_ERRORS = {
-    0x1: "internal_error",
-    0x2: "connection_refused",
-    0x3: "flow_control_error",
-    0x4: "stream_limit_error",
-    0x5: "stream_state_error",
-    0x6: "final_size_error",
-    0x7: "frame_encoding_error",
-    0x8: "transport_parameter_error",
-    0x9: "connection_id_limit_error",
-    0xA: "protocol_violation",
-    0xC: "application_error",
-    0xD: "crypto_buffer_exceeded",
-    0xE: "key_update_error",
-    0xF: "aead_limit_reached",
-    0x10: "no_viable_path",
-    0x11: "version_negotiation_error",
-}
-
-
-class Minter:
-    """Connection IDs: a counter behind a permutation of 64 bits, so that no two are alike and none tells of another.
-
-    The permutation is a Feistel network of four rounds on keyed BLAKE2b (Luby and Rackoff). The stateless reset token is a keyed hash
-    of the ID.
-    """
-
-    def __init__(self, secret: bytes, salt: bytes) -> None:
-        self._key = blake2b(salt, key=secret[:64], person=b"connection id", digest_size=32).digest()
-        self._token_key = blake2b(b"", key=secret[:64], person=b"stateless reset", digest_size=32).digest()
-        self._count = 0
-
-    def __call__(self) -> tuple[bytes, bytes]:
-        """A connection ID and its stateless reset token."""
-        self._count += 1
-        left, right = self._count >> 32, self._count & 0xFFFFFFFF
-        for step in range(4):
-            mixed = blake2b(b"%c%b" % (step, right.to_bytes(4, "big")), key=self._key, digest_size=4).digest()
-            left, right = right, left ^ int.from_bytes(mixed, "big")
-        cid = (left << 32 | right).to_bytes(packets.CID_BYTES, "big")
-        return cid, blake2b(cid, key=self._token_key, digest_size=16).digest()
 
 
 class _Connection:
@@ -367,7 +326,7 @@ class QuicEndpoint:
                 connection.path = path
                 out.append((handle, PathChanged(path[0])))
             if transport.close_event is not None:
-                self._tell_closed(connection, *_reason(transport.close_event))
+                self._tell_closed(connection, *reason(transport.close_event))
             elif http is not None and http.draining and not transport.requests_open and not http.streams:
                 if connection.linger_until is None:
                     connection.linger_until = now + GOAWAY_LINGER
@@ -442,18 +401,3 @@ class QuicEndpoint:
         if connection.timer is None or due < connection.timer:
             connection.timer = due
             heapq.heappush(self._heap, (due, connection.handle))
-
-
-def _reason(event: quic.ConnectionTerminated) -> tuple[str, str]:
-    """A token for metrics, empty for a clean end, and words for the log."""
-    code = event.error_code
-    words = event.reason_phrase[:100]
-    if event.reason_phrase == "Idle timeout":
-        return "", "idle"
-    if event.frame_type is None:
-        if code in (0, NO_ERROR):
-            return "", words
-        return CODE_NAMES.get(code, "application_error"), f"{code:#x} {words}"
-    if 0x100 <= code <= 0x1FF:
-        return "tls_alert", f"alert {code - 0x100} {words}"
-    return "" if not code else _TRANSPORT_ERRORS.get(code, "transport_error"), f"{code:#x} {words}"

@@ -146,7 +146,9 @@ def test_a_qpack_bomb_is_not_decoded() -> None:
     assert [(type(event), event.status) for event in events] == [(Rejected, 431)]
 
 
-@pytest.mark.parametrize("block", [b"\x02\0\x80", b"\0\0\xff", b"\0\0\x10", b"", b"\0"], ids=["dynamic", "cut", "post-base", "empty", "half"])
+@pytest.mark.parametrize(
+    "block", [b"\x02\0\x80", b"\0\0\xff", b"\0\0\x10", b"", b"\0"], ids=["dynamic", "cut", "post-base", "empty", "half"]
+)
 def test_sections_that_can_t_be_decoded_or_use_a_dynamic_table_end_the_connection(block: bytes) -> None:
     d = Dialogue()
     assert d.data(0, f.pack_frame(1, block), end=True) == []
