@@ -44,6 +44,11 @@ class Backend:
             self._process.stdout.close()
             self._process = None
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to it (SIGSTOP hangs it, SIGCONT lets it go on)."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         self.stop(signal.SIGKILL)
 

@@ -46,9 +46,11 @@ class _Stream:
 class Http3(QuicConnectionProtocol):
     """An HTTP/3 connection."""
 
+    http_class = H3Connection
+
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
-        self.http = H3Connection(self._quic)
+        self.http = self.http_class(self._quic)
         self.streams: dict[int, _Stream] = {}
         self.terminated: ConnectionTerminated | None = None
 

@@ -1,0 +1,310 @@
+"""Closed-loop load on all three versions at once, by clients that know to whom each answer came from and what became of each request.
+
+Every connection has streams that ask again as soon as they are answered. A client that is told to go (Connection: close, GOAWAY) begins
+nothing new on that connection, waits for what runs, and opens another one. A request counts as lost when it was sent and had no answer.
+"""
+
+import asyncio
+import itertools
+import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.events
+import h2.exceptions
+from aioquic.asyncio import connect
+from aioquic.h3.connection import H3_ALPN, FrameType, H3Connection
+from aioquic.quic.configuration import QuicConfiguration
+
+from harness.authority import Authority
+from harness.clients import VERSIONS, trusting
+from harness.http3 import Http3
+
+LIMIT = 30.0  # seconds for one request
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One request."""
+
+    version: str
+    client: int
+    """Number of the client: on TCP it has an address of its own, and so a key of its own."""
+    connection: int
+    status: int
+    """0: it was lost."""
+    backend: str
+    why: str
+    """How it was lost."""
+    at: float
+    """When it ended, monotonic."""
+
+
+class Load:
+    """Load in a thread of its own. ``with Load(...) as load: ...`` begins and ends it; then all of its requests are answered or lost."""
+
+    def __init__(
+        self,
+        authority: Authority,
+        port: int,
+        *,
+        versions: Iterable[str] = VERSIONS,
+        clients: int = 3,
+        streams: int = 3,
+        path: str = "/hello",
+        host: str = "a.example.com",
+        reconnect: bool = True,
+    ) -> None:
+        self.results: list[Result] = []
+        self._authority, self._port, self._path, self._host = authority, port, path, host
+        self._versions, self._clients, self._streams, self._reconnect = tuple(versions), clients, streams, reconnect
+        self._numbers = itertools.count(1)
+        self.stopping = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> "Load":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stopping = True
+        self._thread.join(LIMIT * 2)
+        assert not self._thread.is_alive(), "the load did not end"
+        if self._error is not None and exc[0] is None:
+            raise self._error
+
+    @property
+    def lost(self) -> list[Result]:
+        return [result for result in self.results if result.status != 200]
+
+    def wait(self, condition: Callable[[], bool], what: str, limit: float = 20) -> None:
+        """Wait for *condition* while the load runs on."""
+        end = time.monotonic() + limit
+        while not condition():
+            assert time.monotonic() < end, f"never {what}; {self.summary()}"
+            assert self._thread.is_alive() or self._error is None, f"the load broke: {self._error!r}"
+            time.sleep(0.02)  # the other thread's results give no event; bounded by *limit*
+
+    def more(self, count: int = 20) -> None:
+        """Wait until *count* more requests of every version were answered."""
+        before = self.answered()
+        self.wait(lambda: all(self.answered()[version] >= before[version] + count for version in self._versions), f"{count} more answers")
+
+    def ended(self, limit: float = 20) -> None:
+        """Wait until all clients have ended by themselves (``reconnect=False``)."""
+        self._thread.join(limit)
+        assert not self._thread.is_alive(), f"the clients never ended; {self.summary()}"
+
+    def answered(self) -> Counter[str]:
+        return Counter(result.version for result in list(self.results) if result.status == 200)
+
+    def summary(self) -> str:
+        return str(Counter((result.version, result.status, result.why) for result in list(self.results)))
+
+    def backends(self, since: float = 0.0) -> dict[tuple[str, int, int], list[str]]:
+        """Backends that answered each (version, client, connection), in order, repetitions left out."""
+        found: dict[tuple[str, int, int], list[str]] = {}
+        for result in list(self.results):
+            if result.at >= since and result.status == 200:
+                seen = found.setdefault((result.version, result.client, result.connection), [])
+                if not seen or seen[-1] != result.backend:
+                    seen.append(result.backend)
+        return found
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except BaseException as error:
+            self._error = error
+
+    async def _main(self) -> None:
+        kinds = {"HTTP/1.1": self._http1, "HTTP/2": self._http2, "HTTP/3": self._http3}
+        async with asyncio.TaskGroup() as group:
+            for version in self._versions:
+                for client in range(self._clients):
+                    group.create_task(self._life(kinds[version], version, client))
+
+    async def _life(self, kind: Callable[["_Count"], Any], version: str, client: int) -> None:
+        while not self.stopping:
+            count = _Count(self, version, client, next(self._numbers))
+            await kind(count)
+            if not self._reconnect:
+                return
+
+    def _local(self, client: int) -> tuple[str, int]:
+        return f"127.0.7.{client + 1}", 0
+
+    # HTTP/1.1
+
+    async def _http1(self, count: "_Count") -> None:
+        context = trusting(self._authority)
+        try:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", self._port, ssl=context, server_hostname=self._host, local_addr=self._local(count.client)
+            )
+        except (OSError, ssl.SSLError) as error:
+            count.add(0, why=f"connect: {error!r}")
+            await asyncio.sleep(0.05)
+            return
+        request = f"GET {self._path} HTTP/1.1\r\nhost: {self._host}\r\n\r\n".encode()
+        try:
+            while not self.stopping and not reader.at_eof():
+                writer.write(request)
+                async with asyncio.timeout(LIMIT):
+                    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+                    fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:-2])
+                    await reader.readexactly(int(fields["content-length"]))
+                count.add(int(head.split(" ")[1]), fields.get("x-backend", ""))
+                if fields.get("connection") == "close":
+                    break
+        except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+            count.add(0, why=repr(error))
+        finally:
+            writer.transport.abort()
+
+    # HTTP/2
+
+    async def _http2(self, count: "_Count") -> None:
+        context = trusting(self._authority)
+        context.set_alpn_protocols(["h2"])
+        loop = asyncio.get_running_loop()
+        try:
+            transport, protocol = await loop.create_connection(
+                _Http2, "127.0.0.1", self._port, ssl=context, server_hostname=self._host, local_addr=self._local(count.client)
+            )
+        except (OSError, ssl.SSLError) as error:
+            count.add(0, why=f"connect: {error!r}")
+            await asyncio.sleep(0.05)
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._streams):
+                    group.create_task(self._http2_stream(protocol, count))
+        finally:
+            transport.close()
+
+    async def _http2_stream(self, protocol: "_Http2", count: "_Count") -> None:
+        while not self.stopping and not protocol.leaving:
+            try:
+                async with asyncio.timeout(LIMIT):
+                    status, backend = await protocol.get(self._path, self._host)
+                count.add(status, backend)
+            except (OSError, TimeoutError) as error:
+                count.add(0, why=repr(error))
+
+    # HTTP/3
+
+    async def _http3(self, count: "_Count") -> None:
+        configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, server_name=self._host)
+        configuration.load_verify_locations(cafile=str(self._authority.file))
+        try:
+            async with asyncio.timeout(LIMIT):
+                context = connect("127.0.0.1", self._port, configuration=configuration, create_protocol=Polite)
+                client = await context.__aenter__()
+        except (OSError, TimeoutError) as error:
+            count.add(0, why=f"connect: {error!r}")
+            await asyncio.sleep(0.05)
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._streams):
+                    group.create_task(self._http3_stream(client, count))
+        finally:
+            await context.__aexit__(None, None, None)
+
+    async def _http3_stream(self, client: "Polite", count: "_Count") -> None:
+        while not self.stopping and not client.http.leaving and client.terminated is None:
+            try:
+                answer = await client.get(self._path, host=self._host, limit=LIMIT)
+                if answer.reset is not None:
+                    count.add(0, why=f"reset {answer.reset:#x}")
+                else:
+                    count.add(answer.status, answer.headers.get("x-backend", ""))
+            except (OSError, TimeoutError) as error:
+                count.add(0, why=repr(error))
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    load: Load
+    version: str
+    client: int
+    connection: int
+
+    def add(self, status: int, backend: str = "", why: str = "") -> None:
+        self.load.results.append(Result(self.version, self.client, self.connection, status, backend, why, time.monotonic()))
+
+
+class _Http2(asyncio.Protocol):
+    def __init__(self) -> None:
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
+        self.waiting: dict[int, tuple[asyncio.Future[tuple[int, str]], dict[str, str]]] = {}
+        self.leaving = False
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.h2.initiate_connection()
+        transport.write(self.h2.data_to_send())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.leaving = True
+        for number in list(self.waiting):
+            self._fail(number, f"connection lost: {exc!r}")
+
+    def get(self, path: str, host: str) -> "asyncio.Future[tuple[int, str]]":
+        future: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
+        number = self.h2.get_next_available_stream_id()
+        self.waiting[number] = (future, {})
+        self.h2.send_headers(number, [(":method", "GET"), (":scheme", "https"), (":authority", host), (":path", path)], end_stream=True)
+        self.transport.write(self.h2.data_to_send())
+        return future
+
+    def data_received(self, data: bytes) -> None:
+        for event in self.h2.receive_data(data):
+            if isinstance(event, h2.events.ResponseReceived):
+                self.waiting[event.stream_id][1].update(event.headers)
+            elif isinstance(event, h2.events.DataReceived):
+                self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            elif isinstance(event, h2.events.StreamEnded):
+                future, fields = self.waiting.pop(event.stream_id)
+                if not future.done():
+                    future.set_result((int(fields[":status"]), fields.get("x-backend", "")))
+            elif isinstance(event, h2.events.StreamReset):
+                self._fail(event.stream_id, f"reset {event.error_code}")
+            elif isinstance(event, h2.events.ConnectionTerminated):
+                self.leaving = True
+                for number in [number for number in self.waiting if number > (event.last_stream_id or 0)]:
+                    self._fail(number, "GOAWAY without it")
+                # h2 ends its state machine at GOAWAY, though RFC 9113 lets present streams finish
+                self.h2.state_machine.state = h2.connection.ConnectionState.CLIENT_OPEN
+        self.transport.write(self.h2.data_to_send())
+
+    def _fail(self, number: int, why: str) -> None:
+        found = self.waiting.pop(number, None)
+        if found is not None and not found[0].done():
+            found[0].set_exception(ConnectionError(why))
+
+
+class _LeavingHttp3(H3Connection):
+    """aioquic's, which does not look at GOAWAY."""
+
+    leaving = False
+
+    def _handle_control_frame(self, frame_type: int, frame_data: bytes) -> None:
+        if frame_type == FrameType.GOAWAY:
+            self.leaving = True
+        super()._handle_control_frame(frame_type, frame_data)
+
+
+class Polite(Http3):
+    """An HTTP/3 connection that knows when it is to go (``http.leaving``)."""
+
+    http_class = _LeavingHttp3
+    http: _LeavingHttp3
