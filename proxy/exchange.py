@@ -1,13 +1,14 @@
 """The life of one request, top to bottom. Read this first.
 
 An exchange *decides*: which site and route, whether the client may, which backend, whether to try another one, what to answer. Body bytes
-go through ``pipe.Pipe`` and not through here. It is synchronous wherever it can be: with an idle connection to the backend at hand, a
-request goes from its head to bytes towards the backend with no task, no future and no timer; only a connect makes it come back later.
+go through ``pipe.Pipe`` and not through here (the request's by way of ``upload.Upload``). It is synchronous wherever it can be: with an
+idle connection to the backend at hand, a request goes from its head to bytes towards the backend with no task, no future and no timer;
+only a connect makes it come back later.
 
     on_request -> _admit -> _forward -> _try_next -> _send -> on_response_head -> on_response_body ... -> on_response_end -> _finish
                      |                      ^  |
-                     +-> _answer            |  +-> on_connect_failed / on_upstream_error -> _failed (the next candidate, or an answer)
-                                            +------------------------------------------------+
+                     +-> _answer            |  +-> on_connect_failed / on_upstream_error -> _fail (no other candidate may be tried)
+                                            +------------------------+
 
 Every path ends in ``_finish``, once: there the counters, the balancer's report and the access log line are.
 """
@@ -28,8 +29,9 @@ from proxy.policy.answer import Redirect, Respond
 from proxy.policy.headers import strip_hop_by_hop
 from proxy.policy.template import Variables
 from proxy.services import Services
-from proxy.snapshot import Forward, Host, Route, Site
+from proxy.snapshot import Forward, Host, Route, Site, Timeouts
 from proxy.stream import ClientConnection
+from proxy.upload import Upload
 from proxy.upstream.h1 import UpstreamConnection
 from proxy.upstream.pool import Attempt
 
@@ -47,25 +49,20 @@ class Exchange:
         "_attempt",
         "_attempts",
         "_backend",
-        "_body_in",
         "_candidates",
         "_client_address",
         "_connect_failures",
+        "_connected_at",
         "_connection",
         "_done",
         "_first_byte",
         "_forward_headers",
         "_head",
         "_head_sent",
-        "_kept",
-        "_kept_bytes",
         "_key",
         "_last_backend",
         "_progress",
-        "_replayable",
-        "_request_done",
         "_request_id",
-        "_request_pipe",
         "_response_pipe",
         "_route",
         "_sent_at",
@@ -74,8 +71,7 @@ class Exchange:
         "_started",
         "_status",
         "_target",
-        "_trailers",
-        "_waiting_credit",
+        "_upload",
         "client",
         "slot",
         "stream",
@@ -88,7 +84,6 @@ class Exchange:
         self.slot = -1
         self._head = head
         self._started = self._progress = services.clock()
-        self._request_done = head.end
         self._done = False
         self._head_sent = False
         self._status = 0
@@ -107,16 +102,10 @@ class Exchange:
         self._connect_failures = 0
         self._forward_headers: Headers = []
         self._target = b""
+        self._upload: Upload | None = None
+        self._connected_at = 0.0
         self._sent_at = 0.0
         self._first_byte = 0.0
-        # the request body: kept until it can't be needed for another try
-        self._kept: list[bytes] = []
-        self._kept_bytes = 0
-        self._replayable = True
-        self._waiting_credit = 0
-        self._body_in = 0
-        self._trailers: Headers = []
-        self._request_pipe: Pipe | None = None
         self._response_pipe: Pipe | None = None
 
     # 1. Which site, and may this connection ask for it?
@@ -263,6 +252,8 @@ class Exchange:
         self._forward_headers = headers
         self._target = head.path if action.rewrite is None else action.rewrite.apply(head.path)
         pool.balancer.note_request(now)
+        if not head.end:
+            self._upload = Upload(partial(client.consumed, self.stream), route.retry.body_bytes)
         timeouts = route.timeouts
         services.deadlines.set(self, now + min(timeouts.response, timeouts.body_idle, timeouts.total or timeouts.response))
         if pool.key.kind == "connection":
@@ -281,8 +272,8 @@ class Exchange:
     def _client_key(self) -> bytes:
         return address_key(self._services.secret, self._address())
 
-    def _try_next(self) -> None:
-        """Take the next candidate: an idle connection at once, or a new one later."""
+    def _try_next(self, *, fresh: bool = False) -> None:
+        """Take the next candidate: an idle connection at once (unless it must be a *fresh* one), or a new one later."""
         route, action = self._forwarding()
         assert self._candidates is not None
         backend = next(self._candidates, None)
@@ -294,7 +285,7 @@ class Exchange:
         self._attempts += 1
         action.pool.balancer.acquire(backend)
         connections = self._services.upstreams.of(action.pool, backend.identity)
-        connection = connections.take()
+        connection = None if fresh else connections.take()
         if connection is not None:
             self._send(connection)
         else:
@@ -331,70 +322,49 @@ class Exchange:
         backend = self._backend
         assert backend is not None
         self._connection = connection
-        self._sent_at = self._progress = self._services.clock()
+        self._connected_at = self._sent_at = self._progress = self._services.clock()
         head = self._head
         host = head.authority
         if action.host is not None:
             host = action.host or action.pool.endpoints[backend.identity].authority
         headers = [(b"host", host), *self._forward_headers]
         connection.begin(self, head.method, self._target, headers, end=head.end)
-        if head.end:
+        upload = self._upload
+        if upload is None:
             return
-        if self._attempts == 1 and head.expect_continue and not self._request_done and not self._body_in:
+        if head.expect_continue and self._attempts == 1 and not upload.complete and not upload.received:
             self.client.inform(self.stream, 100, [])
-        self._request_pipe = Pipe(connection.send_data, partial(self.client.consumed, self.stream))
-        for data in self._kept:
-            self._request_pipe.push(data, 0)
-        owed, self._waiting_credit = self._waiting_credit, 0
-        if owed:
-            self._request_pipe.push(b"", owed)
-        self._forget_body_over_limit()
-        if self._request_done:
-            connection.send_end(self._trailers)
+        upload.flow_to(connection)
 
     def on_request_body(self, event: RequestBody) -> None:
         """Body bytes from the client."""
         if self._done:
             self.client.consumed(self.stream, event.credit)
             return
-        route = self._route
+        route, upload = self._route, self._upload
         assert route is not None
+        assert upload is not None
         self._progress = self._services.clock()
-        self._body_in += len(event.data)
-        if route.body_bytes and self._body_in > route.body_bytes:
+        if route.body_bytes and upload.received + len(event.data) > route.body_bytes:
             self._services.meters.limits_hit.cell("body_bytes").value += 1
             self._fail(ProxyError(Kind.BODY_TOO_LARGE, f"the request body is limited to {route.body_bytes} bytes"))
             return
-        if self._replayable:
-            self._kept.append(event.data)
-            self._kept_bytes += len(event.data)
-        if self._request_pipe is not None:
-            self._request_pipe.push(event.data, event.credit)
-            self._forget_body_over_limit()
-        else:
-            # not connected yet: the client's window bounds what can come in the meantime
-            self._waiting_credit += event.credit
+        upload.push(event.data, event.credit)
 
     def on_request_end(self, trailers: Headers) -> None:
         """The request is complete."""
-        self._request_done = True
-        self._trailers = trailers
-        self._sent_at = self._progress = self._services.clock()
-        if self._request_pipe is not None and self._connection is not None:
-            self._connection.send_end(trailers)
+        if self._upload is None or self._done:
+            return
+        self._progress = self._services.clock()
+        if not self._first_byte:
+            self._sent_at = self._progress
+        self._upload.end(trailers)
 
     def on_upstream_drained(self) -> None:
         """The backend takes more of the request body."""
-        if self._request_pipe is not None:
+        if self._upload is not None:
             self._progress = self._services.clock()
-            self._request_pipe.drained()
-
-    def _forget_body_over_limit(self) -> None:
-        route = self._route
-        assert route is not None
-        if self._replayable and self._kept_bytes > route.retry.body_bytes:
-            self._replayable = False
-            self._kept.clear()
+            self._upload.drained()
 
     # 5. From the backend
 
@@ -415,8 +385,8 @@ class Exchange:
             client.pins[action.pool.name] = backend
         headers = self._edited(strip_hop_by_hop(event.headers))
         self._head_sent = True
-        self._kept = []
-        self._replayable = False
+        if self._upload is not None:
+            self._upload.commit()
         if event.end:
             self._connection = None
             client.send_head(self.stream, event.status, headers, end=True)
@@ -452,21 +422,28 @@ class Exchange:
     def on_upstream_error(self, error: ProxyError, *, stale: bool) -> None:
         """The connection to the backend failed, before or within the answer."""
         self._connection = None
-        self._request_pipe = None
+        upload = self._upload
+        if upload is not None:
+            upload.interrupt()
         route, action = self._forwarding()
         if self._head_sent:
             self._fail(error)
             return
-        repeatable = self._replayable and (error.retry or self._head.method in IDEMPOTENT)
+        replayable = upload is None or upload.replayable
+        if error.kind is Kind.CONNECT_REFUSED and replayable:
+            self.on_connect_failed(error)  # known only now, since TCP Fast Open had put the request into the SYN
+            return
+        repeatable = replayable and (error.retry or self._head.method in IDEMPOTENT)
         if stale and repeatable:
-            # It closed while idle: the backend has not failed, and the same one is asked again.
+            # It closed while idle: the backend has not failed, and the same one is asked again. On a new connection: the other idle
+            # ones are as old, and this happens once at most.
             backend = self._backend
             assert backend is not None
             assert self._candidates is not None
             self._give_up_backend(None)
             self._attempts -= 1
             self._candidates = _then(backend, self._candidates)
-            self._try_next()
+            self._try_next(fresh=True)
             return
         self._give_up_backend(Outcome.CONNECT_FAILED if error.kind is Kind.CONNECT_REFUSED else Outcome.RESPONSE_FAILED)
         if repeatable and self._attempts < route.retry.attempts and self._candidates is not None:
@@ -491,12 +468,19 @@ class Exchange:
         """The wheel asks: is it time? Gives the next time to ask."""
         if self._done or self._route is None:
             return None
-        timeouts = self._route.timeouts
+        try:
+            return self._check_time(self._route.timeouts, now)
+        except Exception as error:  # noqa: BLE001  # the wheel turns for everybody
+            self.on_internal_error(error)
+            return None
+
+    def _check_time(self, timeouts: Timeouts, now: float) -> float | None:
         if timeouts.total and now >= self._started + timeouts.total:
             self._time_out(ProxyError(Kind.TOTAL_TIMEOUT, f"not complete within {timeouts.total:g} s"))
             return None
-        if self._connection is None or self._head_sent or not self._request_done:
-            # connecting has its own limit; a body moves, either way
+        if self._connection is None:
+            due = now + timeouts.body_idle  # each connect has its own limit, and there are MAX_CONNECT_FAILURES at most
+        elif self._head_sent or (self._upload is not None and not self._upload.complete):
             due = self._progress + timeouts.body_idle
             if now >= due:
                 self._time_out(self._idle_error(timeouts.body_idle))
@@ -506,6 +490,8 @@ class Exchange:
             if now >= due:
                 self._time_out(ProxyError(Kind.RESPONSE_TIMEOUT, f"no response head within {timeouts.response:g} s"))
                 return None
+        # the next phase may have the shorter limit, and begins now at the earliest
+        due = min(due, now + timeouts.response, now + timeouts.body_idle)
         return min(due, self._started + timeouts.total) if timeouts.total else due
 
     def _idle_error(self, seconds: float) -> ProxyError:
@@ -514,7 +500,7 @@ class Exchange:
             if self._response_pipe is not None and self._response_pipe.stalled:
                 return ProxyError(Kind.REQUEST_TIMEOUT, f"the client took nothing of the answer for {seconds:g} s")
             return ProxyError(Kind.READ_TIMEOUT, f"the backend sent nothing of its answer for {seconds:g} s")
-        if self._request_pipe is not None and self._request_pipe.stalled:
+        if self._upload is not None and self._upload.stalled:
             return ProxyError(Kind.READ_TIMEOUT, f"the backend took nothing of the request for {seconds:g} s")
         return ProxyError(Kind.REQUEST_TIMEOUT, f"the client sent nothing of its request for {seconds:g} s")
 
@@ -552,8 +538,14 @@ class Exchange:
 
     def on_internal_error(self, error: Exception) -> None:
         """A fault of our own: logged once with its traceback, answered with 500; the worker lives."""
-        self._services.log.error("an exchange failed", request_id=self._id().decode(), exc_info=error)
-        self._fail(ProxyError(Kind.INTERNAL, "an internal error; the log has more under this request id"))
+        log = self._services.log
+        log.error("an exchange failed", request_id=self._id().decode("latin-1"), exc_info=error)
+        try:
+            self._fail(ProxyError(Kind.INTERNAL, "an internal error; the log has more under this request id"))
+        except Exception as worse:  # even the answer failed: what is left is to be forgotten
+            log.exception("a failed exchange could not be answered", exc_info=worse)
+            self._finish(Kind.INTERNAL.name.lower(), None)
+        self.client.exchange_done(self.stream)  # for a fault within _finish
 
     def _drop_upstream(self) -> None:
         if self._attempt is not None:
@@ -562,7 +554,8 @@ class Exchange:
         if self._connection is not None:
             self._connection.abort()
             self._connection = None
-        self._request_pipe = None
+        if self._upload is not None:
+            self._upload.interrupt()
 
     def _give_up_backend(self, outcome: Outcome | None) -> None:
         """The present attempt is over: tell the balancer how it went."""
@@ -594,6 +587,7 @@ class Exchange:
         seconds = services.clock() - self._started
         backend = self._backend
         route = self._route
+        body_in = self._upload.received if self._upload is not None else 0
         body_out = self._response_pipe.moved if self._response_pipe is not None else 0
         if backend is not None:
             self._give_up_backend(outcome)
@@ -602,7 +596,7 @@ class Exchange:
         if route is not None:
             counters = route.counters
             counters.statuses[min(self._status // 100, 5)].value += 1
-            counters.bytes_in.value += self._body_in
+            counters.bytes_in.value += body_in
             counters.bytes_out.value += body_out
             counters.seconds.observe(seconds)
         if services.access_log is not None:
@@ -623,10 +617,10 @@ class Exchange:
                     backend=self._last_backend,
                     key=self._key,
                     client_address=self._client_address or client.peer[0],
-                    bytes_in=self._body_in,
+                    bytes_in=body_in,
                     bytes_out=body_out,
                     seconds=seconds,
-                    seconds_connect=self._sent_at - self._started if self._sent_at else 0.0,
+                    seconds_connect=self._connected_at - self._started if self._connected_at else 0.0,
                     seconds_first_byte=self._first_byte - self._started if self._first_byte else 0.0,
                     attempts=self._attempts,
                     ended=ended,

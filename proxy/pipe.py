@@ -17,30 +17,31 @@ class Pipe:
     delivered are taken.
     """
 
-    __slots__ = ("_credit", "_owed", "_write", "moved")
+    __slots__ = ("_credit", "_write", "moved", "owed")
 
     def __init__(self, write: Callable[[bytes], int], credit: Callable[[int], None]) -> None:
         self._write = write
         self._credit = credit
-        self._owed = 0
         self.moved = 0
         """Bytes moved so far."""
+        self.owed = 0
+        """Credit that the source has not got yet, because the sink is not taking more."""
 
     @property
     def stalled(self) -> bool:
         """True while the sink is not taking what the source could give."""
-        return self._owed > 0
+        return self.owed > 0
 
     def push(self, data: bytes, credit: int) -> None:
         """Move bytes that the source delivered; *credit* is what they cost it (padding included)."""
         self.moved += len(data)
         if self._write(data) > HIGH_WATER:
-            self._owed += credit
+            self.owed += credit
         else:
             self._credit(credit)
 
     def drained(self) -> None:
         """The sink has room again."""
-        owed, self._owed = self._owed, 0
+        owed, self.owed = self.owed, 0
         if owed:
             self._credit(owed)

@@ -6,7 +6,7 @@ Keeps the exchanges of the connection by stream and hands them the engine's even
 from abc import ABC, abstractmethod
 
 from balancer.backend import Backend
-from proxy.engine.events import Drained, Event, Rejected, RequestBody, RequestEnd, RequestHead, StreamReset
+from proxy.engine.events import ConnectionClosed, Drained, Event, Rejected, RequestBody, RequestEnd, RequestHead, StreamReset
 from proxy.errors import Reset
 from proxy.exchange import Exchange
 from proxy.message import Address, Headers
@@ -61,6 +61,11 @@ class ClientStreams(ABC):
                     present.on_internal_error(error)
             elif isinstance(event, RequestBody):
                 self.consumed(event.stream, event.credit)
+        elif isinstance(event, ConnectionClosed) and event.error:
+            self.services.meters.connection_errors.cell(self.version, event.error).value += 1
+            self.services.log.info(
+                "a connection ended with an error", version=self.version, error=event.error, detail=event.detail, client=self.peer[0]
+            )
 
     def _continue(self, exchange: Exchange, event: RequestBody | RequestEnd | StreamReset | Drained) -> None:
         if isinstance(event, RequestBody):
@@ -81,7 +86,10 @@ class ClientStreams(ABC):
     def lose_exchanges(self, reason: str) -> None:
         """The connection is gone: every exchange hears of it."""
         for exchange in list(self.exchanges.values()):
-            exchange.on_client_reset(reason)
+            try:
+                exchange.on_client_reset(reason)
+            except Exception as error:  # noqa: BLE001  # the others are to hear of it too
+                exchange.on_internal_error(error)
 
     # The verbs of ``stream.ClientConnection``
 

@@ -5,6 +5,8 @@ exchanges, and one flush for each turn of the loop. Decides nothing about reques
 """
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
@@ -31,8 +33,17 @@ if TYPE_CHECKING:
 FLUSH_BYTES = 128 * 1024
 """Body bytes taken from an engine at once."""
 
+FLUSH_ROUNDS = 16
+"""Times in a row that one engine is asked for output before the other connections have their turn."""
+
 LINGER = 2.0
-"""Seconds that a closing connection has to take the rest of its output."""
+"""Seconds that a client has to close its side once it was sent everything; and between looks at how it takes the rest."""
+
+TAKEN_AT_LEAST = 16 * 1024
+"""Bytes that a client takes in each idle timeout, while complete answers wait for it: with less it is cut."""
+
+DRAIN_GRACE = 1.0
+"""Seconds that a connection has for its first request when the server drains: it may be under way."""
 
 
 class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
@@ -51,9 +62,14 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         self._admitted = False
         self._began = self._last_active = self.services.clock()
         self._head_since = 0.0
+        self._asked = False  # a request has come
         self._flush_scheduled = False
         self._write_paused = False
         self._read_paused = False
+        self._written = 0  # bytes given to the transport
+        self._taken = 0  # of these, bytes that the kernel had when it was last looked at
+        self._stuck_since = 0.0
+        self._eof = False
         self._closing = False
 
     # Accept
@@ -97,9 +113,13 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
             return
         try:
             self._phase(self._owner.buffer[:nbytes])
-        except Exception as error:  # one connection's fault is not its neighbours'
-            self.services.log.exception("a connection failed", client=self.peer[0], exc_info=error)
-            self.abort()
+        except Exception as error:  # noqa: BLE001  # one connection's fault is not its neighbours'
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        """A fault of our own outside of any exchange."""
+        self.services.log.error("a connection failed", client=self.peer[0], exc_info=error)
+        self.abort()
 
     # Phases
 
@@ -188,7 +208,7 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         self._last_active = self.services.clock()
         self.services.deadlines.set(self, self._last_active + self.services.snapshot.timeouts.header)
         if self.services.draining:
-            engine.goaway()
+            self.goaway()
 
     def _decrypt(self, data: bytes | memoryview) -> None:
         assert self._tls is not None
@@ -204,7 +224,7 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
                     return
                 data = tls.read()
         except TlsFailure as failure:
-            self.services.meters.stream_errors.cell(self.version, "tls").value += 1
+            self.services.meters.connection_errors.cell(self.version, "tls").value += 1
             self.services.log.debug("TLS failed within the connection", client=self.peer[0], reason=failure.reason)
             self._write(tls.take())
             self._close()
@@ -222,10 +242,15 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         engine = self._engine
         assert engine is not None
         now = self._last_active = self.services.clock()
-        for event in engine.receive(data, now):
+        events = engine.receive(data, now)
+        if events and not self._asked:
+            self._asked = True
+            if self.services.draining:
+                engine.goaway()
+        for event in events:
             self.deliver(event)
         if engine.head_in_progress:
-            if not self._head_since:
+            if events or not self._head_since:  # with events, this is another head than before
                 self._head_since = now
                 self.services.deadlines.set(self, now + self.services.snapshot.timeouts.header)
         else:
@@ -233,9 +258,13 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """The client closed its side of the connection."""
-        if self._engine is None:
+        self._eof = True
+        if self._engine is None or self._closing:
             return False
-        self._ended()
+        try:
+            self._ended()
+        except Exception as error:  # noqa: BLE001  # one connection's fault is not its neighbours'
+            self._failed(error)
         return True
 
     def _ended(self) -> None:
@@ -270,7 +299,7 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """It caught up."""
         self._write_paused = False
-        self._flush()
+        self._scheduled_flush()
 
     def _want_flush(self) -> None:
         if not self._flush_scheduled:
@@ -281,16 +310,20 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         self._flush_scheduled = False
         try:
             self._flush()
-        except Exception as error:  # one connection's fault is not its neighbours'
-            self.services.log.exception("a connection failed", client=self.peer[0], exc_info=error)
-            self.abort()
+        except Exception as error:  # noqa: BLE001  # one connection's fault is not its neighbours'
+            self._failed(error)
 
     def _flush(self) -> None:
         """Send what the engine has, as far as the transport takes it."""
-        engine = self._engine
-        if engine is None or self._transport is None:
+        engine, transport = self._engine, self._transport
+        if engine is None or transport is None or self._closing or transport.is_closing():
             return
+        rounds = 0
         while not self._write_paused:
+            if rounds == FLUSH_ROUNDS:
+                self._want_flush()
+                return
+            rounds += 1
             output = engine.take_output(FLUSH_BYTES)
             events = engine.take_events()
             if output:
@@ -300,7 +333,7 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
             if not output and not events:
                 break
         if engine.finished and not self._write_paused:
-            self._close()
+            self._linger(engine)
             return
         wants = engine.wants_input
         if wants is self._read_paused and self._transport is not None:
@@ -319,6 +352,7 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
 
     def _write(self, data: bytes) -> None:
         if data and self._transport is not None:
+            self._written += len(data)
             self._transport.write(data)
 
     def _say_and_close(self, data: bytes) -> None:
@@ -326,15 +360,39 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         self._close()
 
     def _close(self) -> None:
-        """Close once the output is gone; a client that does not take it is cut."""
-        if self._closing or self._transport is None:
-            return
+        """Close once the output is gone; a client that does not take it is cut. For connections that came to nothing."""
+        if self._begin_closing() and self._transport is not None:
+            self._transport.close()
+
+    def _linger(self, engine: Connection) -> None:
+        """Close when the output is gone and the client has closed too, or LINGER is over.
+
+        To close with input unread makes the kernel reset the connection, and the client may lose the answer that it did not read yet:
+        RFC 9112, section 9.6.
+        """
+        transport = self._transport
+        if isinstance(engine, H1Connection) and engine.aborted and not self._closing and transport is not None:
+            # the end of the connection may be the end of the body: only a reset says that it was cut short
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.abort()
+        elif self._begin_closing() and transport is not None:
+            if self._eof:
+                transport.close()
+            else:
+                transport.write_eof()
+                transport.resume_reading()
+
+    def _begin_closing(self) -> bool:
+        if self._closing or self._transport is None or self._transport.is_closing():
+            return False
         self._closing = True
         if self._tls is not None:
             self._tls.close_notify()
             self._write(self._tls.take())
-        self._transport.close()
-        self.services.deadlines.set(self, self.services.clock() + LINGER)
+        self._last_active = self.services.clock()
+        self._taken = self._written - self._transport.get_write_buffer_size()
+        self.services.deadlines.set(self, self._last_active + LINGER)
+        return True
 
     def abort(self) -> None:
         """Cut the connection at once."""
@@ -348,11 +406,25 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         """The wheel asks; gives the next time to ask."""
         if self._transport is None:
             return None
-        if self._closing:
-            self._transport.abort()
+        try:
+            return self._check_time(self._transport, now)
+        except Exception as error:  # noqa: BLE001  # the wheel turns for everybody
+            self._failed(error)
             return None
-        engine = self._engine
+
+    def _check_time(self, transport: asyncio.Transport, now: float) -> float | None:
         timeouts = self.services.snapshot.timeouts
+        engine = self._engine
+        unsent = transport.get_write_buffer_size()
+        taken = self._written - unsent
+        if self._closing:
+            if taken > self._taken:
+                self._taken = taken
+                self._last_active = now
+            if now < self._last_active + (timeouts.idle if unsent else LINGER):
+                return now + LINGER
+            transport.abort()
+            return None
         if engine is None:
             self._handshake_failed("timeout", "")
             self.abort()
@@ -364,11 +436,23 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
                 self._end_idle(engine)
                 return None
             return due
-        if engine.streams:
+        if self.exchanges:  # they have their own limits
+            self._stuck_since = 0.0
             self._last_active = now
             return now + timeouts.idle
+        if engine.streams or unsent:  # complete answers, that wait for the client
+            if not self._stuck_since or taken - self._taken >= TAKEN_AT_LEAST:
+                self._stuck_since = now
+                self._taken = taken
+            due = self._stuck_since + timeouts.idle
+            if now >= due:
+                self.services.meters.connection_errors.cell(self.version, "write_timeout").value += 1
+                self.abort()
+                return None
+            return due
+        self._stuck_since = 0.0
         due = self._last_active + timeouts.idle
-        if now >= due:
+        if now >= due or (self.services.draining and not self._asked):
             self._end_idle(engine)
             return None
         return due
@@ -377,15 +461,20 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         """Say goodbye as the protocol does, then close."""
         engine.time_out()
         self._flush()
-        self._close()
+        self._linger(engine)
 
     def goaway(self) -> None:
-        """Finish what is running and close: the server drains."""
-        if self._engine is not None:
-            self._engine.goaway()
+        """Finish what is running and close: the server drains.
+
+        A connection that has asked for nothing yet has a moment for it, since its first request may be under way: HTTP/1.1 has no way to
+        tell a client that the request was not looked at.
+        """
+        engine = self._engine
+        if engine is not None and (self._asked or engine.version != "HTTP/1.1"):
+            engine.goaway()
             self._want_flush()
-        elif self._tls is None:
-            self.abort()  # not a byte of a handshake yet: nothing is lost
+        elif not self._closing:
+            self.services.deadlines.set(self, self.services.clock() + DRAIN_GRACE)
 
     def _handshake_failed(self, reason: str, detail: str) -> None:
         self.services.meters.handshake_failures.cell("tcp", reason).value += 1

@@ -31,7 +31,7 @@ async def connect(make: Callable[[], ProtocolT], endpoint: Endpoint, tls: Upstre
     """
     try:
         async with asyncio.timeout(timeout):
-            return await _connect(make, endpoint, tls if endpoint.secure else None)
+            return await _connect(make, endpoint, tls if endpoint.secure else None, timeout)
     except TimeoutError:
         raise ProxyError(Kind.CONNECT_TIMEOUT, f"no connection to {endpoint.url} within {timeout:g} s", retry=True) from None
     except ssl.SSLCertVerificationError as error:
@@ -40,18 +40,21 @@ async def connect(make: Callable[[], ProtocolT], endpoint: Endpoint, tls: Upstre
         raise ProxyError(Kind.UPSTREAM_TLS, f"{endpoint.url}: {error.reason or error}", retry=True) from None
     except OSError as error:
         raise ProxyError(Kind.CONNECT_REFUSED, f"{endpoint.url}: {error.strerror or error}", retry=True) from None
+    except ValueError as error:  # a name that can't be one: of a host (UnicodeError), or to verify
+        raise ProxyError(Kind.CONNECT_REFUSED, f"{endpoint.url}: {error}", retry=True) from None
 
 
-async def _connect(make: Callable[[], ProtocolT], endpoint: Endpoint, tls: UpstreamTls | None) -> ProtocolT:
+async def _connect(make: Callable[[], ProtocolT], endpoint: Endpoint, tls: UpstreamTls | None, timeout: float) -> ProtocolT:  # noqa: ASYNC109  # shared out between addresses
     loop = asyncio.get_running_loop()
     context = tls.context if tls is not None else None
     name = (tls.server_name or endpoint.host) if tls is not None else None
     if endpoint.unix_path is not None:
         _, protocol = await loop.create_unix_connection(make, endpoint.unix_path, ssl=context, server_hostname=name)
         return protocol
-    addresses = await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    found = await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    addresses = found[:MAX_ADDRESSES]
     failure: OSError | None = None
-    for family, kind, protocol_number, _, address in addresses[:MAX_ADDRESSES]:
+    for family, kind, protocol_number, _, address in addresses:
         sock = socket.socket(family, kind, protocol_number)
         try:
             sock.setblocking(False)
@@ -59,11 +62,9 @@ async def _connect(make: Callable[[], ProtocolT], endpoint: Endpoint, tls: Upstr
             if TCP_FASTOPEN_CONNECT:
                 with contextlib.suppress(OSError):
                     sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
-            await loop.sock_connect(sock, address)
-            _, protocol = await loop.create_connection(make, sock=sock, ssl=context, server_hostname=name)
-        except ssl.SSLError:
-            sock.close()
-            raise
+            # an address that swallows packets must not take the time of the others
+            async with asyncio.timeout(timeout / len(addresses)):
+                await loop.sock_connect(sock, address)
         except OSError as error:
             sock.close()
             failure = error
@@ -71,5 +72,7 @@ async def _connect(make: Callable[[], ProtocolT], endpoint: Endpoint, tls: Upstr
             sock.close()
             raise
         else:
+            # from here on the socket is the transport's, which closes it in any case
+            _, protocol = await loop.create_connection(make, sock=sock, ssl=context, server_hostname=name)
             return protocol
     raise failure or OSError(f"{endpoint.host} has no address")

@@ -86,16 +86,17 @@ class UpstreamConnection(asyncio.Protocol):
 
     def send_data(self, data: bytes) -> int:
         """Send body bytes; more than HIGH_WATER is returned while the backend does not take them."""
-        if self._transport is not None:
-            self._transport.write(self._engine.encode_data(data))
+        encoded = self._engine.encode_data(data)
+        if encoded:
+            self._write(encoded)
         return HIGH_WATER + 1 if self._write_paused else 0
 
     def send_end(self, trailers: Headers) -> None:
         """The request body is complete."""
         self._request_done = True
         data = self._engine.encode_end(trailers)
-        if data and self._transport is not None:
-            self._transport.write(data)
+        if data:
+            self._write(data)
 
     def credit(self, taken: int) -> None:
         """The exchange's client took *taken* bytes of the answer."""
@@ -136,6 +137,9 @@ class UpstreamConnection(asyncio.Protocol):
             self.close()
             return
         self._response_begun = True
+        self._give(consumer, events)
+
+    def _give(self, consumer: Consumer, events: list[UpstreamEvent]) -> None:
         try:
             self._deliver(consumer, events)
         except Exception as error:  # noqa: BLE001  # contained to this exchange: the worker lives
@@ -165,21 +169,15 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
-        """The backend closed its side."""
-        if self._consumer is not None:
+        """The backend closed its side: the end of a close-delimited answer, else an error. Our side closes too."""
+        consumer = self._consumer
+        if consumer is not None:
             try:
                 events = self._engine.receive_eof()
             except UpstreamProtocolError as error:
-                if self._response_begun:
-                    self._fail(ProxyError(Kind.UPSTREAM_CLOSED, str(error)), stale=False)
-                else:
-                    self._fail(ProxyError(Kind.UPSTREAM_CLOSED, "closed before an answer"), stale=self.uses > 1)
-                return False
-            consumer = self._consumer
-            for event in events:
-                self._release()
-                if isinstance(event, ResponseEnd):
-                    consumer.on_response_end(event.trailers)
+                self._closed(error.detail)
+            else:
+                self._give(consumer, events)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -191,8 +189,7 @@ class UpstreamConnection(asyncio.Protocol):
                 # TCP Fast Open reports here what connect() would have reported
                 self._fail(ProxyError(Kind.CONNECT_REFUSED, str(exc), retry=True), stale=False)
             else:
-                stale = self.uses > 1 and not self._response_begun
-                self._fail(ProxyError(Kind.UPSTREAM_CLOSED, str(exc or "closed before the answer was complete")), stale=stale)
+                self._closed(str(exc or "closed before the answer was complete"))
 
     def pause_writing(self) -> None:
         """The backend does not read as fast as the client sends."""
@@ -201,8 +198,17 @@ class UpstreamConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """It caught up."""
         self._write_paused = False
-        if self._consumer is not None:
-            self._consumer.on_upstream_drained()
+        consumer = self._consumer
+        if consumer is not None:
+            try:
+                consumer.on_upstream_drained()
+            except Exception as error:  # noqa: BLE001  # as in _give
+                consumer.on_internal_error(error)
+
+    def _write(self, data: bytes) -> None:
+        if not self.closed:  # else connection_lost is under way, and tells
+            assert self._transport is not None
+            self._transport.write(data)
 
     def _release(self) -> None:
         """The answer is complete: keep the connection for another exchange, or close it."""
@@ -217,9 +223,16 @@ class UpstreamConnection(asyncio.Protocol):
         elif self._transport is not None:
             self._transport.abort()
 
+    def _closed(self, detail: str) -> None:
+        """The backend closed the connection within an exchange; where no byte of an answer had come on a reused one, it had been idle."""
+        self._fail(ProxyError(Kind.UPSTREAM_CLOSED, detail), stale=self.uses > 1 and not self._response_begun)
+
     def _fail(self, error: ProxyError, *, stale: bool) -> None:
         consumer, self._consumer = self._consumer, None
         if self._transport is not None:
             self._transport.abort()
         if consumer is not None:
-            consumer.on_upstream_error(error, stale=stale)
+            try:
+                consumer.on_upstream_error(error, stale=stale)
+            except Exception as fault:  # noqa: BLE001  # as in _give
+                consumer.on_internal_error(fault)

@@ -7,7 +7,7 @@ go. Decides nothing about which backend to take; that was the balancer.
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from proxy.errors import ProxyError
+from proxy.errors import Kind, ProxyError
 from proxy.meters import ProxyMetrics
 from proxy.snapshot import Endpoint, Pool, UpstreamConnections, UpstreamTls
 from proxy.tasks import Tasks
@@ -20,6 +20,9 @@ class Waiter(Protocol):
 
     def on_connected(self, connection: UpstreamConnection) -> None: ...
     def on_connect_failed(self, error: ProxyError) -> None: ...
+
+    def on_internal_error(self, error: Exception) -> None:
+        """One of the methods above failed by a fault of our own."""
 
 
 class Attempt:
@@ -73,18 +76,32 @@ class EndpointConnections:
         return attempt
 
     async def _open_one(self, attempt: Attempt, timeout: float) -> None:  # noqa: ASYNC109  # handed on to connect()
+        connection: UpstreamConnection | None = None
         try:
-            connection = await connect(lambda: UpstreamConnection(self, self._clock()), self._endpoint, self._tls, timeout)
-        except ProxyError as error:
-            self._failed.value += 1
+            try:
+                connection = await self._connect(timeout)
+            except ProxyError as error:
+                self._failed.value += 1
+                if attempt.waiter is not None:
+                    attempt.waiter.on_connect_failed(error)
+                return
+            self._connected.value += 1
             if attempt.waiter is not None:
-                attempt.waiter.on_connect_failed(error)
-            return
-        self._connected.value += 1
-        if attempt.waiter is not None:
-            attempt.waiter.on_connected(connection)
-        else:
-            self.give_back(connection)
+                attempt.waiter.on_connected(connection)
+            else:
+                self.give_back(connection)
+        except Exception as error:  # contained to this exchange, which would wait for ever otherwise
+            if connection is not None:
+                connection.abort()
+            if attempt.waiter is None:
+                raise
+            attempt.waiter.on_internal_error(error)
+
+    async def _connect(self, timeout: float) -> UpstreamConnection:  # noqa: ASYNC109  # handed on to connect()
+        connection = await connect(lambda: UpstreamConnection(self, self._clock()), self._endpoint, self._tls, timeout)
+        if connection.closed:  # meanwhile
+            raise ProxyError(Kind.UPSTREAM_CLOSED, f"{self._endpoint.url} accepted a connection and closed it", retry=True)
+        return connection
 
     def give_back(self, connection: UpstreamConnection) -> None:
         """An exchange is done with it and it can serve another."""
@@ -135,19 +152,27 @@ class Upstreams:
         self._clock = clock
         self._endpoints: dict[tuple[str, str], EndpointConnections] = {}
         self._fingerprints: dict[tuple[str, str], object] = {}
+        self._current: Mapping[str, Pool] | None = None
+        """The pools of the latest reload; None before the first."""
 
     def of(self, pool: Pool, identity: str) -> EndpointConnections:
         """The connections to one backend of *pool*."""
         key = (pool.name, identity)
         found = self._endpoints.get(key)
         if found is None:
-            # an exchange of an older snapshot may still need an endpoint that a reload took away
-            found = self._endpoints[key] = EndpointConnections(pool, pool.endpoints[identity], self._meters, self._tasks, self._clock)
+            found = EndpointConnections(pool, pool.endpoints[identity], self._meters, self._tasks, self._clock)
+            if self._current is not None and self._current.get(pool.name) is not pool:
+                # An exchange of an older snapshot goes on to an endpoint that a reload took away, or that is reached differently now:
+                # it gets its connection, and nobody else gets it afterwards.
+                found.retire()
+                return found
+            self._endpoints[key] = found
             self._fingerprints[key] = _fingerprint(pool)
         return found
 
     def replace(self, pools: Mapping[str, Pool]) -> None:
         """After a reload: endpoints that are gone, or reached differently now, let their connections go; the others keep them."""
+        self._current = pools
         wanted = {(pool.name, identity): pool for pool in pools.values() for identity in pool.endpoints}
         for key in list(self._endpoints):
             pool = wanted.get(key)
