@@ -146,7 +146,7 @@ class RetryBudget(Model):
 class Connections(Model):
     """Keep-alive of connections to one endpoint."""
 
-    max_idle: int = Field(default=64, ge=0, le=65536)
+    max_idle: int = Field(default=1024, ge=0, le=65536)
     """Idle connections kept for one endpoint, at most."""
     idle_timeout: Duration = 60.0
     """An idle connection is closed after this time; keep it below the backend's own."""

@@ -42,6 +42,7 @@ def json_schema() -> dict[str, Any]:
                 continue
             entry.pop("title", None)
             entry.pop("default", None)
+            entry["description"] = " ".join((field.description or "").split())
             default = shown_default(field)
             if default is not None:
                 entry["default"] = default

@@ -115,13 +115,9 @@ def shown_default(field: FieldInfo) -> Any:
     if kind.endswith("off") and value == 0:
         return "off"
     if kind.startswith("duration"):
-        return next(
-            f"{value / size:g}{unit}" for unit, size in reversed(SECONDS.items()) if value >= size and value % size == 0 and unit in "s ms"
-        )
+        return next((f"{value / size:g}{unit}" for unit, size in reversed(SECONDS.items()) if value % size == 0), f"{value:g}s")
     if kind.startswith("size"):
-        return next(
-            f"{value // size}{unit}" for unit, size in reversed(BYTES.items()) if "i" in unit + "i" and value % size == 0 and value >= size
-        )
+        return next(f"{value // size}{unit}" for unit, size in reversed(BYTES.items()) if value % size == 0)
     return _written(value)
 
 

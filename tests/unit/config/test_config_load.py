@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import NOW, SITE  # type: ignore[import-not-found]
+from config_folder import NOW, SITE
 
 from proxy.config.load import ConfigError, load
 

@@ -1,4 +1,5 @@
 """Every kind of mistake: the exact words, at the exact place."""
+# ruff: noqa: E501  # a message and its file stand on one line where they can
 
 import pytest
 
@@ -81,8 +82,10 @@ CASES = {
     ),
     "other unit": (
         server("timeouts: {idle: 75sec}"),
-        "one.yaml:7:20: 'server.timeouts.idle' has an unknown unit: got '75sec', expected a duration such as 500ms, 30s, 5m or 1h; "
-        "perhaps you meant '75s'",
+        (
+            "one.yaml:7:20: 'server.timeouts.idle' has an unknown unit: got '75sec', expected a duration such as 500ms, 30s, 5m or 1h; "
+            "perhaps you meant '75s'"
+        ),
     ),
     "zero": (
         server("timeouts: {idle: 0s}"),
@@ -94,74 +97,102 @@ CASES = {
     ),
     "size": (
         server("limits: {body_size: 10M}"),
-        "one.yaml:7:23: 'server.limits.body_size' has an unknown unit: got '10M', expected a size such as 512B, 64KiB or 10MB; "
-        "perhaps you meant '10MB'",
+        (
+            "one.yaml:7:23: 'server.limits.body_size' has an unknown unit: got '10M', expected a size such as 512B, 64KiB or 10MB; "
+            "perhaps you meant '10MB'"
+        ),
     ),
     # names
     "address": (
         server("listeners: [{address: 8443}]"),
-        "one.yaml:7:25: 'server.listeners[0].address' is not valid: got '8443', expected an IP address and a port, such as 0.0.0.0:8443 or "
-        "[::]:8443; perhaps you meant '0.0.0.0:8443'",
+        (
+            "one.yaml:7:25: 'server.listeners[0].address' is not valid: got '8443', expected an IP address and a port, such as 0.0.0.0:8443 or "
+            "[::]:8443; perhaps you meant '0.0.0.0:8443'"
+        ),
     ),
     "bare IPv6": (
         server("admin: {address: '::1:9090'}"),
-        "one.yaml:7:20: 'server.admin.address' is not valid: got '::1:9090', expected an IP address and a port, such as 0.0.0.0:8443 or "
-        "[::]:8443; perhaps you meant '[::1]:9090'",
+        (
+            "one.yaml:7:20: 'server.admin.address' is not valid: got '::1:9090', expected an IP address and a port, such as 0.0.0.0:8443 or "
+            "[::]:8443; perhaps you meant '[::1]:9090'"
+        ),
     ),
     "cidr": (
         server("trusted_proxies: [10.0.0.1/8]"),
-        "one.yaml:7:21: 'server.trusted_proxies[0]' has bits set behind its prefix: got '10.0.0.1/8', expected a network such as 10.0.0.0/8 "
-        "or 2001:db8::/32, or one address; perhaps you meant '10.0.0.0/8'",
+        (
+            "one.yaml:7:21: 'server.trusted_proxies[0]' has bits set behind its prefix: got '10.0.0.1/8', expected a network such as 10.0.0.0/8 "
+            "or 2001:db8::/32, or one address; perhaps you meant '10.0.0.0/8'"
+        ),
     ),
     "host with port": (
         SITE.replace("a.example.com", "'a.example.com:8443'"),
-        "one.yaml:2:11: 'site.hosts[0]' has a port; ports belong to server.listeners: got 'a.example.com:8443', expected a host name such as "
-        "a.example.com or *.example.com; perhaps you meant 'a.example.com'",
+        (
+            "one.yaml:2:11: 'site.hosts[0]' has a port; ports belong to server.listeners: got 'a.example.com:8443', expected a host name such as "
+            "a.example.com or *.example.com; perhaps you meant 'a.example.com'"
+        ),
     ),
     "unicode host": (
         SITE.replace("a.example.com", "bücher.example"),
-        "one.yaml:2:11: 'site.hosts[0]' is not in ASCII: got 'bücher.example', expected a host name such as a.example.com or "
-        "*.example.com; perhaps you meant 'xn--bcher-kva.example'",
+        (
+            "one.yaml:2:11: 'site.hosts[0]' is not in ASCII: got 'bücher.example', expected a host name such as a.example.com or "
+            "*.example.com; perhaps you meant 'xn--bcher-kva.example'"
+        ),
     ),
     "address as host": (
         SITE.replace("a.example.com", "127.0.0.1"),
-        "one.yaml:2:11: 'site.hosts[0]' is an address, for which clients send no SNI: got '127.0.0.1', expected a host name such as "
-        "a.example.com or *.example.com",
+        (
+            "one.yaml:2:11: 'site.hosts[0]' is an address, for which clients send no SNI: got '127.0.0.1', expected a host name such as "
+            "a.example.com or *.example.com"
+        ),
     ),
     "path": (
         route("{pool: web, match: {path: api}}"),
-        "one.yaml:4:38: 'site.routes[0].match.path' is not valid: got 'api', expected a path that begins with /, such as /api/; "
-        "perhaps you meant '/api'",
+        (
+            "one.yaml:4:38: 'site.routes[0].match.path' is not valid: got 'api', expected a path that begins with /, such as /api/; "
+            "perhaps you meant '/api'"
+        ),
     ),
     "dot segments": (
         route("{pool: web, match: {path: /a/%2e./b}}"),
-        "one.yaml:4:38: 'site.routes[0].match.path' is not valid: got '/a/%2e./b', expected a path without . and .. segments, since requests "
-        "with them are refused",
+        (
+            "one.yaml:4:38: 'site.routes[0].match.path' is not valid: got '/a/%2e./b', expected a path without . and .. segments, since requests "
+            "with them are refused"
+        ),
     ),
     "method": (
         route("{pool: web, match: {methods: [get]}}"),
-        "one.yaml:4:42: 'site.routes[0].match.methods[0]' is in lower case, and methods are case-sensitive: got 'get', expected a method such "
-        "as GET; perhaps you meant 'GET'",
+        (
+            "one.yaml:4:42: 'site.routes[0].match.methods[0]' is in lower case, and methods are case-sensitive: got 'get', expected a method such "
+            "as GET; perhaps you meant 'GET'"
+        ),
     ),
     "endpoint": (
         pool("{endpoints: [127.0.0.1:9001]}"),
-        f"one.yaml:5:29: 'site.pools.web.endpoints[0]' is not valid: got '127.0.0.1:9001', expected an endpoint such as {ENDPOINTS}; "
-        "perhaps you meant 'http://127.0.0.1:9001'",
+        (
+            f"one.yaml:5:29: 'site.pools.web.endpoints[0]' is not valid: got '127.0.0.1:9001', expected an endpoint such as {ENDPOINTS}; "
+            "perhaps you meant 'http://127.0.0.1:9001'"
+        ),
     ),
     "endpoint with path": (
         pool("{endpoints: ['http://x/app']}"),
-        "one.yaml:5:29: 'site.pools.web.endpoints[0]' is not valid: got 'http://x/app', expected an endpoint without path and query; "
-        "replace_prefix of a route changes paths; perhaps you meant 'http://x'",
+        (
+            "one.yaml:5:29: 'site.pools.web.endpoints[0]' is not valid: got 'http://x/app', expected an endpoint without path and query; "
+            "replace_prefix of a route changes paths; perhaps you meant 'http://x'"
+        ),
     ),
     "status range": (
         pool("{endpoints: ['http://x'], health: {status: [399-200]}}"),
-        "one.yaml:5:60: 'site.pools.web.health.status[0]' is an empty range: got '399-200', expected a status such as 204 or a range such as "
-        "200-399; perhaps you meant '200-399'",
+        (
+            "one.yaml:5:60: 'site.pools.web.health.status[0]' is an empty range: got '399-200', expected a status such as 204 or a range such as "
+            "200-399; perhaps you meant '200-399'"
+        ),
     ),
     "key": (
         pool("{endpoints: ['http://x'], balance: {key: conection}}"),
-        "one.yaml:5:57: 'site.pools.web.balance.key' is not valid: got 'conection', expected connection, client_address, path, or one of "
-        "{header: NAME}, {cookie: NAME}, {query: NAME}; perhaps you meant 'connection'",
+        (
+            "one.yaml:5:57: 'site.pools.web.balance.key' is not valid: got 'conection', expected connection, client_address, path, or one of "
+            "{header: NAME}, {cookie: NAME}, {query: NAME}; perhaps you meant 'connection'"
+        ),
     ),
     "field name": (
         route("{pool: web, match: {headers: {'a b': 1}}}"),
@@ -169,14 +200,18 @@ CASES = {
     ),
     "field that is ours": (
         route("{pool: web, headers: {request: {remove: [Connection]}}}"),
-        "one.yaml:4:53: 'site.routes[0].headers.request.remove[0]' can't be set or removed (Connection belongs to the connection, not to the "
-        "message: the proxy keeps it itself): got 'Connection', expected the name of a header field that may be changed",
+        (
+            "one.yaml:4:53: 'site.routes[0].headers.request.remove[0]' can't be set or removed (Connection belongs to the connection, not to the "
+            "message: the proxy keeps it itself): got 'Connection', expected the name of a header field that may be changed"
+        ),
     ),
     "template": (
         route("{redirect: 'https://{hots}/'}"),
-        "one.yaml:4:23: 'site.routes[0].redirect' is not a template (unknown variable {hots}; there are method, scheme, host, path, version, "
-        "client_address, request_id, affinity_key, sni, backend): got 'https://{hots}/', expected a text, in which {host}, {path} and other "
-        "variables may stand; perhaps you meant '{host}'",
+        (
+            "one.yaml:4:23: 'site.routes[0].redirect' is not a template (unknown variable {hots}; there are method, scheme, host, path, version, "
+            "client_address, request_id, affinity_key, sni, backend): got 'https://{hots}/', expected a text, in which {host}, {path} and other "
+            "variables may stand; perhaps you meant '{host}'"
+        ),
     ),
     # what goes together
     "no action": (route("{match: {path: /}}"), "one.yaml:4:12: this route has none; expected exactly one of pool, redirect, respond"),
@@ -255,8 +290,10 @@ CASES = {
     # certificates
     "no certificate": (
         SITE.replace("  tls: {self_signed: true}\n", ""),
-        "one.yaml:2:3: the site has no certificate, and server.tls has none either; expected 'tls: {certificate: FILE, key: FILE}', or "
-        "'tls: {self_signed: true}' for tests",
+        (
+            "one.yaml:2:3: the site has no certificate, and server.tls has none either; expected 'tls: {certificate: FILE, key: FILE}', or "
+            "'tls: {self_signed: true}' for tests"
+        ),
     ),
     "certificate not there": (
         SITE.replace("self_signed: true", "certificate: x.pem"),
@@ -282,8 +319,10 @@ def test_all_mistakes_of_all_files_come_at_once(folder):
     assert folder.problems(one, two, three) == [
         "one.yaml:7:25: 'server.limits.connections' is not valid: got 'many', expected a whole number",
         "three.yaml:2:1: not valid YAML: did not find expected node content (while parsing a flow node)",
-        f"two.yaml:3:30: 'pools.shared.endpoints[0]' is not valid: got 'x', expected an endpoint such as {ENDPOINTS}; "
-        "perhaps you meant 'http://x'",
+        (
+            f"two.yaml:3:30: 'pools.shared.endpoints[0]' is not valid: got 'x', expected an endpoint such as {ENDPOINTS}; "
+            "perhaps you meant 'http://x'"
+        ),
     ]
 
 
@@ -302,8 +341,10 @@ def test_a_secret_is_never_repeated(folder):
     problems = folder.problems(text, environ={"TOKEN": "hunter1"})
     assert problems == [
         "one.yaml:7:26: 'server.limits.connections' is not valid: got the content of ${TOKEN}, expected a whole number",
-        "one.yaml:7:57: 'server.trusted_proxies[0]' is not valid: got the content of !file secret.txt, expected a network such as 10.0.0.0/8 "
-        "or 2001:db8::/32, or one address",
+        (
+            "one.yaml:7:57: 'server.trusted_proxies[0]' is not valid: got the content of !file secret.txt, expected a network such as 10.0.0.0/8 "
+            "or 2001:db8::/32, or one address"
+        ),
     ]
     assert "hunter" not in "".join(problems)
 
