@@ -19,7 +19,7 @@ from aioquic.quic.connection import (
     QuicNetworkPath,
 )
 from aioquic.quic.packet import QuicFrameType, QuicPacketType
-from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, QuicPacketBuilderStop
 from aioquic.quic.recovery import QuicPacketPacer
 from aioquic.quic.stream import QuicStream
 
@@ -94,6 +94,7 @@ class SendingConnection(QuicConnection):
             return
         space = self._spaces[tls.Epoch.ONE_RTT]
         pacer = self._loss._pacer  # noqa: SLF001
+        control_due = self._handshake_complete
         while True:
             acknowledge = space.ack_at is not None and space.ack_at <= now
             if not acknowledge:
@@ -101,18 +102,22 @@ class SendingConnection(QuicConnection):
                 if self._pacing_at is not None:
                     return
             builder.start_packet(QuicPacketType.ONE_RTT, crypto)
-            if space.ack_at is not None and (acknowledge or self._ready):
-                self._write_ack_frame(builder=builder, space=space, now=now)
-            if self._handshake_complete:
-                self._write_control(builder, network_path, now)
-            if self._ping_pending:
-                self._write_ping_frame(builder, self._ping_pending)
-                self._ping_pending.clear()
-            if self._probe_pending:
-                self._write_ping_frame(builder, comment="probe")
-                self._probe_pending = False
-            if self._ready:
-                self._write_streams(builder)
+            try:
+                if space.ack_at is not None and (acknowledge or self._ready):
+                    self._write_ack_frame(builder=builder, space=space, now=now)
+                if control_due:
+                    self._write_control(builder, network_path, now)
+                    control_due = False
+                if self._ping_pending:
+                    self._write_ping_frame(builder, self._ping_pending)
+                    self._ping_pending.clear()
+                if self._probe_pending:
+                    self._write_ping_frame(builder, comment="probe")
+                    self._probe_pending = False
+                if self._ready:
+                    self._write_streams(builder)
+            except QuicPacketBuilderStop:
+                pass  # what did not fit goes into the next packet; where nothing fits, into none
             if builder.packet_is_empty:
                 return
             pacer.update_after_send(now=now)

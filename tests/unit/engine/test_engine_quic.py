@@ -308,6 +308,21 @@ def test_only_connections_with_something_to_do_are_visited() -> None:
     assert len(world.endpoint._heap) <= 60
 
 
+def test_frames_that_fill_more_than_one_packet_all_leave_at_once() -> None:
+    """Three hundred cuts take three packets or four: none waits for an acknowledgement of the others."""
+    world = World(Link(latency=0.02), EngineLimits(streams=300))
+    client = world.connect()
+    client.on_ready = lambda: [client.request(method=b"POST", end=False) for _ in range(300)]
+    assert world.run(lambda: len(world.of(RequestHead)) == 300)
+    world.run(seconds=0.5)
+    for event in world.of(RequestHead):
+        world.endpoint.reset(1, event.stream, Reset.CANCEL)
+    sent = world.endpoint.take_datagrams(world.now)
+    assert 3 <= len(sent) <= 5
+    streams = world.endpoint._by_handle[1].transport._streams.values()
+    assert not [stream for stream in streams if stream.receiver.stop_pending or stream.sender.reset_pending]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"max_datagram_size": 1199}, {"congestion_control": "bbr"}, {"idle_timeout": 0}, {"handshakes": 0}, {"max_datagram_size": 70000}],
