@@ -54,8 +54,6 @@ class QuicClient(ClientStreams):
         assert isinstance(ready.tls_profile, TlsProfile)
         self.tls = ready.tls_profile
         self.sni = ready.sni
-        self.admitted = ready.peer[0]
-        """The address that the limits count it under, wherever it moves to."""
         self.affinity_key = connection_key(owner.services.secret, ready.original_destination_cid)
         self.speaks("HTTP/3")
 
@@ -111,7 +109,6 @@ class UdpListener:
         self._limits = limits
         self._sock = sock
         self._loop = asyncio.get_running_loop()
-        self._refused: set[Handle] = set()  # over a limit, and about to end
         self._local: dict[bytes, str] = {}
         self._unsent: deque[Transmit] = deque()
         self._flush_scheduled = False
@@ -199,17 +196,7 @@ class UdpListener:
             client.deliver(event)
 
     def _ready(self, handle: Handle, event: ConnectionReady) -> None:
-        limit = self._limits.admit(event.peer[0], self.services.clock())
-        if limit is not None:
-            self.services.log.debug("connection refused", limit=limit, client=event.peer[0])
-            self._refused.add(handle)
-            self.endpoint.close(handle, Reset.EXCESSIVE_LOAD)
-            return
-        try:
-            client = self.clients[handle] = QuicClient(self, handle, event)
-        except BaseException:
-            self._limits.release(event.peer[0])
-            raise
+        client = self.clients[handle] = QuicClient(self, handle, event)
         meters = self.services.meters
         assert client.tls is not None
         meters.sni_resolutions.cell(client.tls.domain).value += 1
@@ -221,18 +208,18 @@ class UdpListener:
 
     def _gone(self, handle: Handle, client: QuicClient | None, event: ConnectionClosed) -> None:
         meters = self.services.meters
-        if client is not None:
+        admitted = self._admitted.pop(handle, None)
+        if admitted is not None:
+            self._limits.release(admitted)
+        if client is None:
+            meters.handshake_failures.cell("quic", event.error or "closed").value += 1
+            self.services.log.debug("handshake failed", reason=event.error, detail=event.detail)
+        else:
             del self.clients[handle]
-            self._limits.release(client.admitted)
             meters.connections_open.cell("HTTP/3").value -= 1
             if event.error:
                 meters.connection_errors.cell("HTTP/3", event.error).value += 1
             client.lose_exchanges(event.detail or event.error or "connection closed")
-        elif handle in self._refused:
-            self._refused.remove(handle)
-        else:
-            meters.handshake_failures.cell("quic", event.error or "closed").value += 1
-            self.services.log.debug("handshake failed", reason=event.error, detail=event.detail)
 
     # Out
 

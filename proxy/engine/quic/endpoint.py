@@ -128,10 +128,12 @@ class QuicEndpoint:
                 connection.transport.receive_datagram(data, (datagram.peer, datagram.local), now)
             except Exception as error:  # noqa: BLE001  # a fault of the library costs the client that found it its own connection
                 connection.transport.close(error_code=1, frame_type=0, reason_phrase=type(error).__name__)
-            if not connection.transport.begun:  # no authentic packet: nothing is kept for it, and nobody is told
+            if not connection.transport.begun:  # no authentic packet: nothing is kept for it
                 self.dropped += 1
                 self.handshakes -= 1
                 self._remove(connection)
+                if self._admit is not None:  # who admitted it has counted it
+                    self._events.append((connection.handle, ConnectionClosed("not_authentic", "")))
                 del touched[connection.handle]
         for connection in touched.values():
             self._collect(connection, now)
