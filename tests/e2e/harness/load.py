@@ -5,6 +5,7 @@ nothing new on that connection, waits for what runs, and opens another one. A re
 """
 
 import asyncio
+import contextlib
 import itertools
 import ssl
 import threading
@@ -168,6 +169,8 @@ class Load:
             count.add(0, why=repr(error))
         finally:
             writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     # HTTP/2
 
@@ -188,7 +191,8 @@ class Load:
                 for _ in range(self._streams):
                     group.create_task(self._http2_stream(protocol, count))
         finally:
-            transport.close()
+            transport.abort()
+            await protocol.lost.wait()
 
     async def _http2_stream(self, protocol: "_Http2", count: "_Count") -> None:
         while not self.stopping and not protocol.leaving:
@@ -247,6 +251,7 @@ class _Http2(asyncio.Protocol):
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
         self.waiting: dict[int, tuple[asyncio.Future[tuple[int, str]], dict[str, str]]] = {}
         self.leaving = False
+        self.lost = asyncio.Event()
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -255,6 +260,7 @@ class _Http2(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.leaving = True
+        self.lost.set()
         for number in list(self.waiting):
             self._fail(number, f"connection lost: {exc!r}")
 
