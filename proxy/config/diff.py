@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
+from proxy.config.load import Configuration
 from proxy.policy.answer import Redirect, Respond
 from proxy.policy.headers import HeaderEdit
 from proxy.snapshot import Forward, Pool, Route, Site, Snapshot, TlsProfile
@@ -31,6 +32,13 @@ def diff(old: Snapshot, new: Snapshot) -> list[str]:
 def needs_restart(old: Snapshot, new: Snapshot) -> bool:
     """Whether *new* has listeners or an admin address that a running process can't take up."""
     return bool(_restart_changes(old, new))
+
+
+def outside(old: Configuration, new: Configuration) -> list[str]:
+    """What changed of the configuration besides the Snapshot: none of it takes effect before a restart."""
+    lines = [f"state folder changed: {RESTART}"] if old.state != new.state else []
+    keys = [name for name in type(new.log).model_fields if getattr(old.log, name) != getattr(new.log, name)]
+    return lines + [f"log.{name}: {getattr(old.log, name)} -> {getattr(new.log, name)}: {RESTART}" for name in keys]
 
 
 def _restart_changes(old: Snapshot, new: Snapshot) -> list[str]:

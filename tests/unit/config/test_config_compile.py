@@ -8,7 +8,7 @@ from config_folder import SITE, Folder
 
 from balancer.pool import Outcome
 from proxy.config.compile import compile_snapshot, diff, with_port
-from proxy.config.diff import needs_restart
+from proxy.config.diff import needs_restart, outside
 from proxy.config.material import self_signed
 from proxy.observe import Metrics
 from proxy.policy.answer import Redirect, Respond
@@ -352,6 +352,18 @@ def test_a_reload_keeps_backends_profiles_and_contexts(snapshot):
     assert diff(old, new) == ["pool a.example.com/web: added https://127.0.0.1:9002"]
 
 
+def test_what_is_outside_of_the_snapshot_needs_a_restart(folder):
+    folder.write(SITE)
+    old = folder.load()
+    folder.write(SITE + "server: {state: here, log: {level: debug, access: off}}\n")
+    assert outside(old, folder.load()) == [
+        "state folder changed: takes effect with a restart only",
+        "log.level: info -> debug: takes effect with a restart only",
+        "log.access: True -> False: takes effect with a restart only",
+    ]
+    assert outside(old, old) == []
+
+
 CHANGES = {
     "nothing": (lambda text: text, []),
     "limits": (
@@ -395,6 +407,10 @@ CHANGES = {
             "pool a.example.com/web removed",
         ],
     ),
+    "redirect": (
+        lambda text: text.replace("{pool: web}", "{pool: web}, {match: {path: /x}, redirect: '{host}'}"),
+        ["site a.example.com: 1 -> 2 routes"],
+    ),
     "restart": (
         lambda text: text + "server: {admin: off, listeners: [{address: '0.0.0.0:1', protocols: [h2]}]}\n",
         [
@@ -408,6 +424,21 @@ CHANGES = {
         ["listener 0.0.0.0:8443 changed: takes effect with a restart only"],
     ),
 }
+
+
+def test_answers_are_compared_by_what_they_say(snapshot):
+    text = routes("[{match: {path: /r}, redirect: /a}, {match: {path: /s}, respond: {body: a}}, {pool: web}]")
+    old = snapshot(text)
+    assert diff(old, snapshot(text, old)) == []
+    assert diff(old, snapshot(text.replace("/a}", "/b}").replace("body: a", "body: b"), old)) == ["site a.example.com: route 1, 2 changed"]
+
+
+def test_another_rule_for_client_certificates(snapshot, make_pair):
+    make_pair("ca", ["ca"])
+    old = snapshot(SITE)
+    new = snapshot(SITE.replace("self_signed: true", "self_signed: true, client_certificates: {ca: ca.pem}"), old)
+    assert diff(old, new) == ["site a.example.com: client certificates changed"]
+    assert new.sni.select("a.example.com") is not old.sni.select("a.example.com")
 
 
 @pytest.mark.parametrize("name", CHANGES)
