@@ -1,0 +1,22 @@
+"""What all tests share: how many examples the properties try. FUZZ=N tries N times as many as each property names."""
+
+import os
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("qproxy", deadline=None, print_blob=True)  # machines that are busy are no failure
+settings.load_profile("qproxy")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    factor = int(os.environ.get("FUZZ", "1"))
+    if factor == 1:
+        return
+    seen = set()
+    for item in items:
+        function = getattr(item, "function", None)
+        if getattr(function, "is_hypothesis_test", False) and function not in seen:
+            seen.add(function)
+            named = getattr(function, "_hypothesis_internal_use_settings", None) or settings.default
+            function._hypothesis_internal_use_settings = settings(named, max_examples=named.max_examples * factor)
