@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from ipaddress import AddressValueError, IPv6Address
 from itertools import chain
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 from proxy.engine.seam import EngineLimits
 from proxy.message import Headers
@@ -48,6 +48,12 @@ AUTHORITY_BYTES = 261
 
 NAME_BYTES_REMEMBERED = 64
 """Longer field names are checked anew every time."""
+
+LINE_BYTES_REMEMBERED = 128
+"""Longer field lines of HTTP/1 are parsed anew every time."""
+
+LINES_REMEMBERED = 4096
+"""Field lines kept as parsed; a full table starts again. Most lines of a head were in one before: agents, servers, types, dates."""
 
 NAMES_REMEMBERED = 1024
 """Field names kept as known to be good, in each of two tables; a full table starts again from the well-known names."""
@@ -101,6 +107,8 @@ lower_names: dict[bytes, int] = dict(_LOWER_BASE)
 folded_names: dict[bytes, tuple[bytes, int]] = dict(_FOLDED_BASE)
 """Known good names of HTTP/1 as sent: their lower case, and what it means. On a miss ask ``learn_folded``."""
 _authorities: set[bytes] = set()
+_PRIVATE = frozenset((b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"))
+"""Fields that are never kept: how fast a line is parsed tells nobody whether somebody else sent it."""
 
 _TOKEN_BYTES = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&'*+-.^_`|~"  # RFC 9110, section 5.6.2
 _DIGITS = b"0123456789"
@@ -168,6 +176,34 @@ def learn_folded(name: bytes) -> tuple[bytes, int]:
             folded_names.update(_FOLDED_BASE)
         folded_names[name] = entry
     return entry
+
+
+Entry: TypeAlias = tuple[tuple[bytes, bytes], int]
+"""A field of HTTP/1, checked: lower-case name and stripped value, and what the name means."""
+
+known_lines: dict[bytes, Entry] = {}
+"""Field lines that were parsed before. On a miss ask ``learn_line``."""
+
+
+def learn_line(line: bytes) -> Entry:
+    """Parse and check a field line of HTTP/1 that is not in ``known_lines`` (RFC 9112, section 5). Raises Malformed."""
+    raw, colon, padded = line.partition(b":")
+    if not colon:
+        raise Malformed("syntax", quote(line))
+    entry = folded_field(raw, padded)
+    if len(line) <= LINE_BYTES_REMEMBERED and entry[0][0] not in _PRIVATE:
+        if len(known_lines) >= LINES_REMEMBERED:
+            known_lines.clear()
+        known_lines[line] = entry
+    return entry
+
+
+def folded_field(raw: bytes, padded: bytes) -> Entry:
+    """Check a field of HTTP/1: its name in any case, its value with white space around it. Raises Malformed."""
+    if padded.translate(None, _SECTION_BYTES) or b"\n" in padded:
+        raise Malformed("field_value", f"control character in {quote(raw)}")
+    name, code = folded_names.get(raw) or learn_folded(raw)
+    return (name, padded.strip(b" \t")), code
 
 
 def add_content_length(value: bytes, before: int | None, headers: Headers) -> int:

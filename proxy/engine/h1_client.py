@@ -6,8 +6,8 @@ than a client, but not with the framing: what could be read in two ways ends the
 
 from proxy.engine.events import Informational, ResponseBody, ResponseEnd, ResponseHead, UpstreamEvent
 from proxy.engine.grammar import Malformed, quote
-from proxy.engine.h1_wire import ChunkDecoder, encode_chunk, encode_fields, encode_last_chunk, find_head, split_fields, split_lines
-from proxy.engine.validate import RESPONSE_LIMITS, plain_response
+from proxy.engine.h1_wire import ChunkDecoder, encode_chunk, encode_fields, encode_last_chunk, entries_of, find_head, split_lines
+from proxy.engine.validate import RESPONSE_LIMITS, plain_response_of
 from proxy.message import Headers, get
 
 INFORMATIONAL_RESPONSES = 32
@@ -176,7 +176,7 @@ class H1Client:
         status = int(code)
         if not 100 <= status <= 599:
             raise Malformed("status", quote(line))
-        parts = plain_response(split_fields(lines))
+        parts = plain_response_of(entries_of(lines))
         if status < 200:
             self._informational(status, parts.headers, events)
             return

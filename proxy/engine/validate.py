@@ -19,12 +19,14 @@ from proxy.engine.grammar import (
     TE,
     TRANSFER_ENCODING,
     UPGRADE,
+    Entry,
     Malformed,
     add_content_length,
     agree,
     check_method,
     check_path,
     check_section,
+    folded_field,
     folded_names,
     learn_folded,
     learn_lower,
@@ -41,7 +43,9 @@ __all__ = [
     "RequestParts",
     "ResponseParts",
     "plain_request",
+    "plain_request_of",
     "plain_response",
+    "plain_response_of",
     "pseudo_request",
     "response_head",
     "trailers",
@@ -172,36 +176,40 @@ def plain_request(  # noqa: PLR0913 - what a request line and its connection say
     Raises Malformed: 400, 417 for an unknown expectation, 431 over a limit, 501 for CONNECT, Upgrade and unknown codings.
     """
     check_section(fields, limits, len(method) + len(target))
+    return plain_request_of([folded_field(name, value) for name, value in fields], method, target, scheme, http_1_0=http_1_0)
+
+
+def plain_request_of(entries: Sequence[Entry], method: bytes, target: bytes, scheme: bytes, *, http_1_0: bool) -> RequestParts:
+    """The same of fields whose lines were checked one by one, and whose number and size the caller has bounded."""
     host: bytes | None = None
     length: int | None = None
     expect = accepts_trailers = False
     coding = connection = upgrade = b""
     headers: Headers = []
-    names = folded_names
-    for raw, padded in fields:
-        name, code = names.get(raw) or learn_folded(raw)
-        value = padded.strip(_WS)
+    for field, code in entries:
         if not code:
-            headers.append((name, value))
-        elif code == HOST:
+            headers.append(field)
+            continue
+        value = field[1]
+        if code == HOST:
             if host is not None:
                 raise Malformed("authority", "host twice")
             host = value
         elif code == CONNECTION:
             connection = _also(connection, value)
-            headers.append((name, value))
+            headers.append(field)
         elif code == CONTENT_LENGTH:
             length = add_content_length(value, length, headers)
         elif code == TE:
             accepts_trailers = accepts_trailers or b"trailers" in _tokens(value.lower())
-            headers.append((name, value))
+            headers.append(field)
         elif code == TRANSFER_ENCODING:
             coding = _also(coding, value)
         elif code == UPGRADE:
             upgrade = _also(upgrade, value)
-            headers.append((name, value))
+            headers.append(field)
         elif code in (COOKIE, HOP):
-            headers.append((name, value))
+            headers.append(field)
         elif not http_1_0:
             expect = _expectation(value)
     check_method(method)
@@ -221,21 +229,25 @@ def plain_request(  # noqa: PLR0913 - what a request line and its connection say
 def plain_response(fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits = RESPONSE_LIMITS) -> ResponseParts:
     """The fields of an HTTP/1 response: names folded, values stripped, content-length checked. Raises Malformed."""
     check_section(fields, limits)
+    return plain_response_of([folded_field(name, value) for name, value in fields])
+
+
+def plain_response_of(entries: Sequence[Entry]) -> ResponseParts:
+    """The same of fields whose lines were checked one by one, and whose number and size the caller has bounded."""
     length: int | None = None
     coding = connection = b""
     headers: Headers = []
-    names = folded_names
-    for raw, padded in fields:
-        name, code = names.get(raw) or learn_folded(raw)
-        value = padded.strip(_WS)
-        if code == CONTENT_LENGTH:
-            length = add_content_length(value, length, headers)
+    for field, code in entries:
+        if not code:
+            headers.append(field)
+        elif code == CONTENT_LENGTH:
+            length = add_content_length(field[1], length, headers)
         elif code == TRANSFER_ENCODING:
-            coding = _also(coding, value)
+            coding = _also(coding, field[1])
         elif code != HOST:
-            headers.append((name, value))
+            headers.append(field)
             if code == CONNECTION:
-                connection = _also(connection, value)
+                connection = _also(connection, field[1])
     return ResponseParts(headers, length, coding, connection)
 
 
