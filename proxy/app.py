@@ -22,7 +22,7 @@ from pathlib import Path
 from balancer.pool import Pool as BalancerPool
 from proxy import __version__
 from proxy.config.compile import compile_snapshot, diff, with_port
-from proxy.config.diff import needs_restart
+from proxy.config.diff import needs_restart, outside
 from proxy.config.load import ConfigError, Configuration, load
 from proxy.config.material import self_signed
 from proxy.control.admin import Admin, ConfigStatus, Views
@@ -270,7 +270,7 @@ class App:
             self._log.exception("the reload failed")
             self._reload_failed(["an internal error; the log has more"])
             return
-        changes = diff(old, new)
+        changes = diff(old, new) + outside(self._configuration, configuration)
         if needs_restart(old, new):
             new = replace(new, listeners=old.listeners, admin=old.admin)
         self._configuration = configuration
