@@ -22,7 +22,7 @@ from pathlib import Path
 from balancer.pool import Pool as BalancerPool
 from proxy import __version__
 from proxy.config.compile import compile_snapshot, diff, with_port
-from proxy.config.diff import needs_restart, outside
+from proxy.config.diff import outside
 from proxy.config.load import ConfigError, Configuration, load
 from proxy.config.material import self_signed
 from proxy.control.admin import Admin, ConfigStatus, Views
@@ -122,6 +122,7 @@ class App:
         self._loaded_at = self._attempted_at = time.time()
         self._failed = False
         self._problems = [str(warning) for warning in configuration.warnings]
+        self._reloading = self._reload_wanted = False
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -159,6 +160,7 @@ class App:
 
     async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
         """Open every listener, all or none; port 0 of the configuration becomes the one that the system chose."""
+        self._configured_listeners = self._services.snapshot.listeners
         bound = []
         for wanted in self._services.snapshot.listeners:
             listener = wanted
@@ -216,7 +218,7 @@ class App:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop)
         loop.add_signal_handler(signal.SIGINT, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, self._want_reload)
 
     def _settle_memory(self) -> None:
         """What exists now lives to the end: the collector need not look at it again (docs/design)."""
@@ -252,12 +254,27 @@ class App:
             now=time.monotonic(),
         )
 
-    def _reload(self) -> None:
-        """SIGHUP: the new configuration, or the old one and a word about why."""
-        old = self._services.snapshot
+    def _want_reload(self) -> None:
+        """SIGHUP: reload once, and once more for all signals that come meanwhile."""
+        self._reload_wanted = True
+        if not self._reloading and not self._stopping.is_set():
+            self._reloading = True
+            self._tasks.start("reload", self._reload_while_wanted())
+
+    async def _reload_while_wanted(self) -> None:
+        try:
+            while self._reload_wanted:
+                self._reload_wanted = False
+                await self._reload()
+        finally:
+            self._reloading = False
+
+    async def _reload(self) -> None:
+        """The new configuration, or the old one and a word about why. Files are read beside the loop, which serves meanwhile."""
         self._attempted_at = time.time()
         try:
-            configuration = load(self._config, os.environ)
+            configuration = await asyncio.to_thread(load, self._config, os.environ)
+            old = self._services.snapshot
             new = self._compile(configuration, old)
             self._contexts.build(new)
         except ConfigError as error:
@@ -270,9 +287,8 @@ class App:
             self._log.exception("the reload failed")
             self._reload_failed(["an internal error; the log has more"])
             return
-        changes = diff(old, new) + outside(self._configuration, configuration)
-        if needs_restart(old, new):
-            new = replace(new, listeners=old.listeners, admin=old.admin)
+        changes = diff(replace(old, listeners=self._configured_listeners), new) + outside(self._configuration, configuration)
+        new = replace(new, listeners=old.listeners, admin=old.admin)
         self._configuration = configuration
         self._publish(new)
         self._refresher.replace(configuration.certificate_files)

@@ -29,11 +29,6 @@ def diff(old: Snapshot, new: Snapshot) -> list[str]:
     ]
 
 
-def needs_restart(old: Snapshot, new: Snapshot) -> bool:
-    """Whether *new* has listeners or an admin address that a running process can't take up."""
-    return bool(_restart_changes(old, new))
-
-
 def outside(old: Configuration, new: Configuration) -> list[str]:
     """What changed of the configuration besides the Snapshot: none of it takes effect before a restart."""
     lines = [f"state folder changed: {RESTART}"] if old.state != new.state else []

@@ -8,7 +8,7 @@ from config_folder import SITE, Folder
 
 from balancer.pool import Outcome
 from proxy.config.compile import compile_snapshot, diff, with_port
-from proxy.config.diff import needs_restart, outside
+from proxy.config.diff import outside
 from proxy.config.material import self_signed
 from proxy.observe import Metrics
 from proxy.policy.answer import Redirect, Respond
@@ -448,4 +448,3 @@ def test_the_difference_in_words(snapshot, name):
     old = snapshot(text)
     new = snapshot(change(text), old)
     assert diff(old, new) == expected
-    assert needs_restart(old, new) == any("restart" in line for line in expected)
