@@ -1,5 +1,5 @@
 """Protocol engines: bytes and the time in, events and bytes out. No sockets, no clock, no asyncio.
 
 ``seam.py`` is what a listener needs of an engine, ``events.py`` the one vocabulary of all versions. Nothing above this package imports
-an engine's library (httptools, h2, aioquic).
+an engine's library (h2, aioquic).
 """
