@@ -48,6 +48,8 @@ async def _connect(make: Callable[[], ProtocolT], endpoint: Endpoint, tls: Upstr
     loop = asyncio.get_running_loop()
     context = tls.context if tls is not None else None
     name = (tls.server_name or endpoint.host) if tls is not None else None
+    if context is not None:
+        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)  # ValueError now, not with a socket in the loop's hands
     if endpoint.unix_path is not None:
         _, protocol = await loop.create_unix_connection(make, endpoint.unix_path, ssl=context, server_hostname=name)
         return protocol
@@ -72,7 +74,18 @@ async def _connect(make: Callable[[], ProtocolT], endpoint: Endpoint, tls: Upstr
             sock.close()
             raise
         else:
-            # from here on the socket is the transport's, which closes it in any case
-            _, protocol = await loop.create_connection(make, sock=sock, ssl=context, server_hostname=name)
-            return protocol
+            return await _begin(make, endpoint, sock, context, name)
     raise failure or OSError(f"{endpoint.host} has no address")
+
+
+async def _begin(
+    make: Callable[[], ProtocolT], endpoint: Endpoint, sock: socket.socket, context: ssl.SSLContext | None, name: str | None
+) -> ProtocolT:
+    """TLS, where there is any, on a connected socket. The socket is the transport's from here on, which closes it."""
+    try:
+        _, protocol = await asyncio.get_running_loop().create_connection(make, sock=sock, ssl=context, server_hostname=name)
+    except ConnectionError as error:
+        if context is None:
+            raise
+        raise ProxyError(Kind.UPSTREAM_TLS, f"{endpoint.url}: closed within the handshake", retry=True) from error
+    return protocol
