@@ -15,6 +15,7 @@ from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamReset
 
 from harness.authority import Authority
 
+H3_REQUEST_CANCELLED = 0x10C
 QUEUE = 1024 * 1024  # bytes of upload handed to aioquic ahead of the network
 
 
@@ -53,6 +54,13 @@ class Http3(QuicConnectionProtocol):
         self.http = self.http_class(self._quic)
         self.streams: dict[int, _Stream] = {}
         self.terminated: ConnectionTerminated | None = None
+        self._paused: set[int] = set()
+        self._write_limits = self._quic._write_stream_limits
+        self._quic._write_stream_limits = self._limit  # type: ignore[method-assign]  # the library itself reads everything at once
+
+    def _limit(self, *, stream: Any, **more: Any) -> None:
+        if stream.stream_id not in self._paused:
+            self._write_limits(stream=stream, **more)
 
     def quic_event_received(self, event: QuicEvent) -> None:
         if isinstance(event, ConnectionTerminated):
@@ -113,6 +121,27 @@ class Http3(QuicConnectionProtocol):
         self.transmit()
         return number
 
+    async def size(self, number: int) -> int:
+        """Bytes of the answer so far."""
+        return self.streams[number].answer.size
+
+    async def pause(self, number: int) -> None:
+        """Give the stream no more credit: the reader stops."""
+        self._paused.add(number)
+
+    async def resume(self, number: int) -> None:
+        self._paused.discard(number)
+        self._quic._ping_pending.append(0)  # a packet for the limit to ride on
+        self.transmit()
+
+    async def cancel(self, number: int) -> None:
+        """Want no more of the stream, in either direction."""
+        self._quic.stop_stream(number, H3_REQUEST_CANCELLED)
+        if not self._quic._streams[number].sender.is_finished:
+            self._quic.reset_stream(number, H3_REQUEST_CANCELLED)
+        del self.streams[number]
+        self.transmit()
+
     async def send(self, number: int, pieces: Iterable[bytes]) -> None:
         """Send a body, no further ahead of the network than QUEUE bytes, and end it."""
         sender = self._quic._streams[number].sender
@@ -144,10 +173,12 @@ class Http3(QuicConnectionProtocol):
 
 
 @asynccontextmanager
-async def http3(authority: Authority, port: int, *, sni: str = "a.example.com", **settings: Any) -> AsyncIterator[Http3]:
+async def http3(
+    authority: Authority, port: int, *, sni: str = "a.example.com", protocol: type[Http3] = Http3, **settings: Any
+) -> AsyncIterator[Http3]:
     """Connect to 127.0.0.1:*port*; *settings* are aioquic's QuicConfiguration's."""
     configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, server_name=sni, **settings)
     configuration.load_verify_locations(cafile=str(authority.file))
-    async with connect("127.0.0.1", port, configuration=configuration, create_protocol=Http3) as client:
+    async with connect("127.0.0.1", port, configuration=configuration, create_protocol=protocol) as client:
         assert isinstance(client, Http3)
         yield client

@@ -18,10 +18,10 @@ from typing import Any
 import h2.config
 import h2.connection
 import h2.events
-import h2.exceptions
 from aioquic.asyncio import connect
 from aioquic.h3.connection import H3_ALPN, FrameType, H3Connection
 from aioquic.quic.configuration import QuicConfiguration
+from h2.connection import ConnectionInputs, ConnectionState
 
 from harness.authority import Authority
 from harness.clients import VERSIONS, trusting
@@ -249,6 +249,10 @@ class _Count:
 class _Http2(asyncio.Protocol):
     def __init__(self) -> None:
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
+        # h2 ends its state machine at GOAWAY, though RFC 9113 lets present streams finish (section 6.8)
+        machine = self.h2.state_machine
+        still = (None, ConnectionState.CLIENT_OPEN)
+        machine._transitions = machine._transitions | {(ConnectionState.CLIENT_OPEN, ConnectionInputs.RECV_GOAWAY): still}
         self.waiting: dict[int, tuple[asyncio.Future[tuple[int, str]], dict[str, str]]] = {}
         self.leaving = False
         self.lost = asyncio.Event()
@@ -288,8 +292,6 @@ class _Http2(asyncio.Protocol):
                 self.leaving = True
                 for number in [number for number in self.waiting if number > (event.last_stream_id or 0)]:
                     self._fail(number, "GOAWAY without it")
-                # h2 ends its state machine at GOAWAY, though RFC 9113 lets present streams finish
-                self.h2.state_machine.state = h2.connection.ConnectionState.CLIENT_OPEN
         self.transport.write(self.h2.data_to_send())
 
     def _fail(self, number: int, why: str) -> None:
@@ -303,10 +305,10 @@ class _LeavingHttp3(H3Connection):
 
     leaving = False
 
-    def _handle_control_frame(self, frame_type: int, frame_data: bytes) -> None:
+    def _check_control_frame_type(self, frame_type: int) -> None:
+        super()._check_control_frame_type(frame_type)
         if frame_type == FrameType.GOAWAY:
             self.leaving = True
-        super()._handle_control_frame(frame_type, frame_data)
 
 
 class Polite(Http3):
