@@ -16,9 +16,10 @@ from proxy.engine.h2 import H2Connection
 from proxy.engine.seam import HIGH_WATER, LOW_WATER, Connection
 from proxy.errors import Reset
 from proxy.listen.client import ClientStreams
-from proxy.listen.peek import ClientHello, Peek, PlainHttp
+from proxy.listen.peek import ClientHello, Malformed, Peek, PlainHttp
 from proxy.listen.proxy_protocol import ProxyProtocolError, Reader
 from proxy.listen.tls import (
+    DECODE_ERROR_ALERT,
     INTERNAL_ERROR_ALERT,
     UNRECOGNIZED_NAME_ALERT,
     TlsFailure,
@@ -156,8 +157,11 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
             self._begin_engine(H1Connection(self.services.snapshot.limits.engine, scheme=b"http"))
             self._plain(seen)
         else:
-            self._handshake_failed(result.reason, "")
-            self.abort()
+            self._handshake_failed(result.reason, result.detail)
+            if isinstance(result, Malformed):
+                self._say_and_close(DECODE_ERROR_ALERT)
+            else:
+                self.abort()
 
     def _begin_tls(self, hello: ClientHello, seen: bytes) -> None:
         profile = self.services.snapshot.sni.select(hello.sni)
@@ -283,8 +287,8 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         if self._engine is not None:
             self.services.meters.connections_open.cell(self.version).value -= 1
             self.lose_exchanges("connection lost" if exc is None else f"connection lost: {type(exc).__name__}")
-        elif self._admitted and self._tls is not None and not self._closing:
-            self._handshake_failed("closed", "")
+        elif self._admitted and not self._closing and (self._tls is not None or self._peek is not None):
+            self._handshake_failed("closed", "")  # it had begun: who connects and says nothing is a probe
         if self._admitted:
             self._admitted = False
             self._owner.limits.release(self.peer[0])
