@@ -8,7 +8,11 @@ CONTROL_BURST = 1000
 frames and stream types that we don't know, empty DATA, PRIORITY_UPDATE, CANCEL_PUSH, MAX_PUSH_ID, QPACK's stream cancellations."""
 
 CONTROL_RATE = 200.0
-"""Control frames a second, on average; on top of it one for each packet that we sent, since those ask for acknowledgement and credit."""
+"""Control frames a second, on average; on top of it what our own packets ask for (``EARNED_BY_PACKET``)."""
+
+EARNED_BY_PACKET = 2
+"""Control frames that the client earns with each packet that we sent: its acknowledgement, and credit for what it brought. Each receive
+limit that we announce earns one more: a client that sends up to it says so (RFC 9000, section 4.1: *_BLOCKED)."""
 
 RESET_BURST = 400
 """RESET_STREAM, STOP_SENDING and requests that we reset as malformed, in a burst: a browser that leaves a page with four times the

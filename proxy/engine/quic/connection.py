@@ -17,9 +17,9 @@ from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import END_STATES, QuicConnectionError, QuicConnectionId, QuicConnectionState, QuicReceiveContext
 from aioquic.quic.packet import QuicErrorCode, pull_quic_transport_parameters
-from aioquic.quic.stream import QuicStream
+from aioquic.quic.stream import QuicStream, QuicStreamReceiver
 
-from proxy.engine.quic.abuse import CONTROL_BURST, CONTROL_RATE, RESET_BURST, RESET_RATE, Budget
+from proxy.engine.quic.abuse import CONTROL_BURST, CONTROL_RATE, EARNED_BY_PACKET, RESET_BURST, RESET_RATE, Budget
 from proxy.engine.quic.flow import DiscardingReceiver, ReceiveWindows
 from proxy.engine.quic.sending import Pacer, SendingConnection
 from proxy.engine.quic.tls import Identities, ServerContext
@@ -181,7 +181,7 @@ class Transport(SendingConnection):
 
     def spend_control(self) -> bool:
         """One control frame's worth; False once the budget is used up, and the connection is being closed."""
-        if self._control.spend(self._now, self._packet_number):
+        if self._control.spend(self._now, EARNED_BY_PACKET * self._packet_number + self._limits_told):
             return True
         self.close(error_code=EXCESSIVE_LOAD, reason_phrase="too many control frames")
         return False
@@ -253,13 +253,19 @@ class Transport(SendingConnection):
     def _handle_stream_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         stream_id = _peek(buf)
         stream = self._streams.get(stream_id)
-        before = 0 if stream is None else stream.receiver.highest_offset
+        highest = held = 0
+        if stream is not None:
+            highest, held = stream.receiver.highest_offset, _held(stream.receiver)
         if stream is None and self._stream_is_discarded(stream_id):
             self._charge()
         super()._handle_stream_frame(context, frame_type, buf)
         stream = self._streams[stream_id]
         receiver = stream.receiver
-        if receiver.highest_offset - before < SMALL_FRAME and not receiver.is_finished:
+        if (
+            receiver.highest_offset - highest < SMALL_FRAME
+            and not receiver.is_finished
+            and _held(receiver) - held < SMALL_FRAME  # what was lost on the way and is sent again fills a hole
+        ):
             self._charge()  # it brought next to nothing: tiny, empty, double
         if len(receiver._ranges) > self._max_gaps:  # noqa: SLF001
             raise _excessive_load("too many gaps in a stream")
@@ -297,6 +303,13 @@ class Transport(SendingConnection):
         stream = self._held.pop(stream_id, None)
         if stream is not None:
             self._ready[stream_id] = stream
+
+
+def _held(receiver: QuicStreamReceiver) -> int:
+    """Bytes that arrived, wherever in the stream they belong."""
+    ranges = receiver._ranges  # noqa: SLF001
+    size: int = receiver._buffer_start  # noqa: SLF001
+    return size + sum(len(span) for span in ranges) if len(ranges) else size
 
 
 def _peek(buf: Buffer) -> int:

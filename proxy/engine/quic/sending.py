@@ -64,6 +64,8 @@ class SendingConnection(QuicConnection):
         """Streams with something to send that flow control holds back."""
         self._limits_due: dict[int, QuicStream] = {}
         """Streams whose receive limit is to be announced."""
+        self._limits_told = 0
+        """Receive limits that were announced, each time anew."""
         self.requests_open = 0
         """The client's bidirectional streams that are not finished both ways, acknowledgements included."""
 
@@ -164,6 +166,7 @@ class SendingConnection(QuicConnection):
                 )
                 frame.push_uint_var(value)
                 limit.value = limit.sent = value
+                self._limits_told += 1
 
     def _write_stream_limit(self, builder: QuicPacketBuilder, stream: QuicStream) -> None:
         if stream.receiver.is_finished:
@@ -178,6 +181,7 @@ class SendingConnection(QuicConnection):
         frame.push_uint_var(number(stream))
         frame.push_uint_var(limit)
         stream.max_stream_data_local = limit
+        self._limits_told += 1
 
     def _write_streams(self, builder: QuicPacketBuilder) -> None:
         """Fill the packet from the streams that are ready, each in its turn."""
