@@ -37,7 +37,7 @@ class Pipe:
         self.moved += len(data)
         if self._write(data) > HIGH_WATER:
             self.owed += credit
-        else:
+        elif credit:
             self._credit(credit)
 
     def drained(self) -> None:

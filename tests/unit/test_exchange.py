@@ -10,6 +10,7 @@ from proxy.errors import Kind, ProxyError, Reset
 from proxy.policy.access import Access, Networks
 from proxy.policy.answer import Redirect, Respond
 from proxy.policy.headers import HeaderEdit
+from proxy.policy.key import KeySource
 from proxy.policy.rewrite import PathRewrite
 from proxy.policy.template import Template
 from proxy.snapshot import Retry, Timeouts
@@ -429,3 +430,166 @@ def test_nothing_is_said_after_the_end() -> None:
     exchange.on_client_reset("late")
     exchange.on_internal_error(RuntimeError())
     assert (client.said, len(world.records)) == (said, 1)
+
+
+def test_the_response_timeout_is_kept_where_the_body_may_idle_for_longer() -> None:
+    world, client = World(timeouts=Timeouts(connect=5, response=5, body_idle=60, total=0)), FakeClient()
+    exchange = world.request(client, b"POST", end=False)
+    world.pass_time(5.5)
+    exchange.on_request_end([])
+    world.pass_time(4.5)
+    assert client.said == []
+    world.pass_time(0.8)
+    assert client.status == 504
+
+
+def test_the_idle_timeout_is_kept_where_the_response_may_take_longer() -> None:
+    world, client = World(timeouts=Timeouts(connect=5, response=60, body_idle=5, total=0)), FakeClient()
+    exchange = world.request(client)
+    world.pass_time(1)
+    exchange.on_response_head(ResponseHead(200, [], end=False))
+    world.pass_time(5.3)
+    assert client.said[-1] == ("reset", 1, Reset.INTERNAL)
+
+
+@pytest.mark.parametrize("end", [True, False])
+def test_a_slow_connect_is_not_the_clients_silence(end: bool) -> None:
+    world, client = World(idle=0, timeouts=Timeouts(connect=60, response=5, body_idle=5, total=0)), FakeClient()
+    world.request(client, b"PUT", end=end)
+    world.pass_time(30)
+    assert client.said == []
+    (endpoint,) = world.attempts
+    connection = endpoint.connect()
+    assert connection.said[0][0] == "begin"
+    world.pass_time(4.5)
+    assert client.said == []
+    world.pass_time(1)
+    assert client.status == (504 if end else 408)
+
+
+def test_credit_that_a_failed_backend_owed_is_given_once_the_next_one_takes_the_body() -> None:
+    world, client = World(retry=Retry(2, 1 << 20)), FakeClient()
+    exchange = world.request(client, b"PUT", end=False)
+    (first,) = world.connections
+    first.full = True
+    exchange.on_request_body(RequestBody(1, b"abc", 5))
+    assert client.said == []
+    exchange.on_upstream_error(CLOSED, stale=False)
+    second = next(connection for connection in world.connections if connection is not first)
+    assert [said for said in second.said if said[0] == "data" and said[1]] == [("data", b"abc")]
+    assert client.said == [("consumed", 1, 5)]
+
+
+def test_an_answer_that_begins_before_the_request_ended_counts_no_negative_time() -> None:
+    world, client = World(), FakeClient()
+    exchange = world.request(client, b"POST", end=False)
+    world.now += 1
+    exchange.on_response_head(ResponseHead(200, [], end=False))
+    world.now += 5
+    exchange.on_request_end([])
+    exchange.on_response_end([])
+    assert world.meters.upstream_seconds.cell("web").sum == 1
+    (record,) = world.records
+    assert (record.seconds_connect, record.seconds_first_byte, record.seconds) == (0, 1, 6)
+
+
+def test_a_connection_that_closed_while_idle_costs_one_replacement_and_then_it_is_a_failure() -> None:
+    world, client = World(backends=1, retry=Retry(1, 0)), FakeClient()
+    exchange = world.request(client)
+    exchange.on_upstream_error(CLOSED, stale=True)
+    (endpoint,) = world.attempts
+    endpoint.connect()
+    exchange.on_upstream_error(CLOSED, stale=False)
+    assert client.status == 502
+    assert world.inflight == 0
+
+
+def test_a_post_that_fast_open_could_not_deliver_walks_on() -> None:
+    """The kernel tells a refused connection with the first write: nothing of the request has arrived anywhere."""
+    world, client = World(retry=Retry(1, 64)), FakeClient()
+    exchange = world.request(client, b"POST", end=False)
+    exchange.on_request_body(RequestBody(1, b"abc", 3))
+    (first,) = world.connections
+    exchange.on_upstream_error(REFUSED, stale=False)
+    second = next(connection for connection in world.connections if connection is not first)
+    assert [said[0] for said in second.said] == ["begin", "data"]
+    exchange.on_request_body(RequestBody(1, bytes(99), 99))
+    exchange.on_upstream_error(REFUSED, stale=False)  # the body is not at hand any more
+    assert client.status == 502
+    assert world.inflight == 0
+
+
+class Poisoned(FakeClient):
+    def respond(self, *values: Any) -> None:
+        raise RuntimeError("poison")
+
+
+def test_an_exchange_that_can_not_even_be_answered_ends_all_the_same() -> None:
+    world, client = World(), Poisoned()
+    exchange = world.request(client)
+    exchange.on_internal_error(RuntimeError("first"))
+    assert client.done[0] == 1
+    assert (len(world.records), world.inflight, len(world.deadlines)) == (1, 0, 0)
+
+
+def test_a_fault_of_our_own_on_a_deadline_does_not_stop_the_wheel() -> None:
+    world, poisoned, sound = World(), Poisoned(), FakeClient()
+    world.request(poisoned)
+    world.request(sound)
+    world.pass_time(31)
+    assert sound.status == 504
+    assert (len(world.records), world.inflight, len(world.deadlines)) == (2, 0, 0)
+
+
+def test_a_fault_within_the_end_leaves_no_exchange_behind() -> None:
+    world, client = World(), FakeClient()
+    exchange = world.request(client)
+
+    def fail(record: Any) -> None:
+        raise RuntimeError("no log")
+
+    world.services.access_log = type("Log", (), {"append": staticmethod(fail)})()
+    with pytest.raises(RuntimeError, match="no log"):
+        exchange.on_response_head(ResponseHead(204, [], end=True))
+    exchange.on_internal_error(RuntimeError("no log"))
+    assert client.done == [1]
+    assert (world.inflight, len(world.deadlines)) == (0, 0)
+
+
+def test_body_and_end_that_come_after_the_answer_are_taken_and_forgotten() -> None:
+    world, client = World(), FakeClient()
+    exchange = world.request(client, b"POST", end=False)
+    exchange.on_response_head(ResponseHead(204, [], end=True))
+    exchange.on_request_body(RequestBody(1, b"late", 4))
+    exchange.on_request_end([])
+    exchange.on_upstream_drained()
+    exchange.on_drained()
+    exchange.on_client_reset("late")
+    assert exchange.on_deadline(world.now + 99) is None
+    assert client.said[-1] == ("consumed", 1, 4)
+    assert len(world.records) == 1
+
+
+def test_no_more_candidates_are_asked_than_the_bound() -> None:
+    world, client = World(idle=0, backends=12), FakeClient()
+    world.request(client)
+    asked = 0
+    while not client.said:
+        endpoint = next(e for e in world.upstreams.endpoints.values() if e.attempts and e.attempts[-1].waiter is not None and not e.made)
+        waiter = endpoint.attempts[-1].waiter
+        endpoint.attempts.clear()
+        asked += 1
+        assert waiter is not None
+        waiter.on_connect_failed(REFUSED)
+    assert (client.status, asked) == (502, 8)
+
+
+def test_the_client_key_and_the_retry_budget() -> None:
+    world, client = World(), FakeClient()
+    world.pool.key = KeySource("client_address")
+    exchange = world.request(client)
+    for _ in range(20):
+        world.balancer.allow_retry(world.now)
+    exchange.on_upstream_error(CLOSED, stale=False)
+    assert client.status == 502
+    assert world.records[0].key != client.affinity_key
