@@ -57,6 +57,9 @@ EXPIRE_EVERY = 10
 POLL = 0.05
 """Seconds between looks at what is left of a drain."""
 
+DRAIN_STEP = 1.0
+"""Seconds between the two words with which a drain ends a connection: for the first to arrive, and for what was sent before it did."""
+
 CLOSE_GRACE = 0.5
 """Seconds for the last packets (CONNECTION_CLOSE, close_notify) to leave after a drain."""
 
@@ -348,12 +351,14 @@ class App:
         await self._wait(lambda: False, timeouts.drain_delay)
         for tcp in self._tcp:
             tcp.stop_accepting()
-            tcp.drain()
-        for udp in self._udp:
-            udp.drain()
-        await self._wait(
-            lambda: not any(tcp.connections for tcp in self._tcp) and not any(udp.clients for udp in self._udp), timeouts.drain
-        )
+        until = time.monotonic() + timeouts.drain
+        while self._connected() and not self._hurry.is_set() and (left := until - time.monotonic()) > 0:
+            # The first word says that the end is near, the second refuses what comes then: nothing on its way is lost in between.
+            for tcp in self._tcp:
+                tcp.drain()
+            for udp in self._udp:
+                udp.drain()
+            await self._wait(lambda: not self._connected(), min(DRAIN_STEP, left))
         cut = self._busy()
         for tcp in self._tcp:
             tcp.abort()
@@ -371,6 +376,10 @@ class App:
         until = time.monotonic() + seconds
         while not done() and not self._hurry.is_set() and time.monotonic() < until:  # noqa: ASYNC110  # what is waited for is a count
             await asyncio.sleep(min(POLL, max(0.0, until - time.monotonic())))
+
+    def _connected(self) -> bool:
+        """Whether clients are there."""
+        return any(tcp.connections for tcp in self._tcp) or any(udp.clients for udp in self._udp)
 
     def _busy(self) -> int:
         """Exchanges in progress."""

@@ -413,10 +413,10 @@ class H1Connection:
         self._abort()
 
     def goaway(self) -> None:
-        """The response in progress, or the one to a request that has begun to arrive, is the last."""
-        self._draining = True
-        if self._response == _NONE and self._input == _HEAD and self._at >= len(self._data):
+        """The next response is the last. The second call ends a connection without a request: at the first, one may be on its way."""
+        if self._draining and self._response == _NONE and self._input == _HEAD and self._at >= len(self._data):
             self._finish()
+        self._draining = True
 
     def close(self, reason: Reset) -> None:  # noqa: ARG002 - HTTP/1.1 has no way to tell it
         """End at once: what is queued is dropped."""

@@ -24,6 +24,9 @@ from proxy.engine.validate import Malformed, pseudo_request, trailers
 from proxy.errors import Reset
 from proxy.message import Headers, get
 
+LAST_REQUEST = 2**62 - 4
+"""The highest stream of a client: GOAWAY with it refuses nothing yet."""
+
 FEED = 64 * 1024
 """Bytes of one stream in the transport's sender that were not sent yet, at least while more is waiting."""
 
@@ -71,6 +74,7 @@ class H3Connection:
     __slots__ = (
         "_control",
         "_feeding",
+        "_leaving",
         "_limits",
         "_next",
         "_peer_streams",
@@ -90,6 +94,7 @@ class H3Connection:
         self._requests: dict[int, _Request] = {}
         self._feeding: dict[int, _Request] = {}
         self._next = 0  # the lowest request stream that was not seen yet
+        self._leaving = False
         self._stop_at: int | None = None
         # SETTINGS, and the control stream's type before it; our QPACK streams would stay empty and are not opened (RFC 9204, section 4.2)
         self._control = transport.open_stream(b"\0" + f.pack_settings([(f.SETTING_MAX_FIELD_SECTION_SIZE, limits.header_bytes)]))
@@ -101,7 +106,7 @@ class H3Connection:
 
     @property
     def draining(self) -> bool:
-        """GOAWAY was sent."""
+        """The final GOAWAY was sent."""
         return self._stop_at is not None
 
     # In
@@ -428,8 +433,11 @@ class H3Connection:
         self._transport.cut(stream, code)
 
     def goaway(self) -> None:
-        """Refuse requests that were not seen yet (section 5.2)."""
-        if self._stop_at is None:
+        """The first call says that the end is near; the second refuses requests that were not seen yet (section 5.2)."""
+        if not self._leaving:
+            self._leaving = True
+            self._transport.send(self._control, f.pack_frame(f.GOAWAY, f.pack_int(LAST_REQUEST)))
+        elif self._stop_at is None:
             self._stop_at = self._next
             self._transport.send(self._control, f.pack_frame(f.GOAWAY, f.pack_int(self._next)))
 

@@ -70,7 +70,11 @@ class Connection(Protocol):
         """Cut one stream. On HTTP/1.1 that is the connection, unless nothing was sent yet."""
 
     def goaway(self) -> None:
-        """Accept no new requests, finish the present ones, then close (RFC 9113 section 6.8; Connection: close on HTTP/1.1)."""
+        """Tell the client that the end is near (RFC 9113 section 6.8; Connection: close on HTTP/1.1), in two calls.
+
+        After the first, what is on its way is still taken. The second, some round trips later, accepts no new requests: the connection
+        finishes the present ones and closes.
+        """
 
     def close(self, reason: Reset) -> None:
         """End the connection at once, telling why where the protocol can."""
@@ -155,7 +159,7 @@ class Endpoint(Protocol):
     def reset(self, connection: Handle, stream: int, reason: Reset) -> None: ...
 
     def goaway(self, connection: Handle) -> None:
-        """Accept no new requests on the connection; it closes when the present ones are done (RFC 9114, section 5.2)."""
+        """As ``Connection.goaway``, in two calls (RFC 9114, section 5.2)."""
 
     def close(self, connection: Handle, reason: Reset) -> None:
         """Close the connection at once."""

@@ -231,7 +231,7 @@ class QuicEndpoint:
             http.reset(stream, reason)
 
     def goaway(self, connection: Handle) -> None:
-        """Accept no new requests on the connection; it closes when the present ones are done."""
+        """In two calls: the second accepts no new requests on the connection, which closes when the present ones are done."""
         if http := self._http(connection):
             http.goaway()
 

@@ -391,9 +391,21 @@ def test_expect_continue_and_its_two_ends(talk):
     assert talk.state() == FINISHED
 
 
-def test_goaway(talk):
+def test_goaway_takes_one_more_request_and_at_the_second_call_none(talk):
+    talk.engine.goaway()
+    assert not talk.engine.finished
     talk.engine.goaway()
     assert talk.state() == FINISHED
+    late = Dialogue()
+    late.engine.goaway()
+    assert late.says(GET) == [head()]
+    late.engine.goaway()
+    late.engine.respond(1, 200, [], b"")
+    assert late.hears() == b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    assert late.state() == FINISHED
+
+
+def test_goaway_finishes_what_runs():
     serving = Dialogue()
     serving.says(GET + GET)
     serving.engine.goaway()

@@ -275,7 +275,10 @@ def test_resets_have_their_codes(reason: Reset) -> None:
 
 def test_goaway_names_the_first_request_that_is_refused() -> None:
     d = Dialogue()
-    begin(d, POST, end=False, stream=4)
+    d.h3.goaway()
+    assert bytes(d.wire.sent[3]).endswith(f.pack_frame(7, bytes.fromhex("fffffffffffffffc")))
+    begin(d, POST, end=False, stream=4)  # what is on its way is taken
+    assert not d.h3.draining
     d.h3.goaway()
     d.h3.goaway()
     assert bytes(d.wire.sent[3]).endswith(f.pack_frame(7, b"\x08"))

@@ -267,6 +267,7 @@ def test_goaway_finishes_what_runs_and_then_closes() -> None:
     client.on_ready = client.request
     assert world.run(lambda: bool(world.of(RequestHead)))
     world.endpoint.goaway(1)
+    world.endpoint.goaway(1)
     world.run(seconds=1)
     assert closed(world) == []
     world.endpoint.respond(1, 0, 200, [], b"done")
