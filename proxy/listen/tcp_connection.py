@@ -210,7 +210,7 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         meters.connections_open.cell(engine.version).value += 1
         self._phase = self._plain if self._tls is None else self._decrypt
         self._last_active = self.services.clock()
-        self.services.deadlines.set(self, self._last_active + self.services.snapshot.timeouts.header)
+        self.services.deadlines.set(self, self._last_active + self.services.snapshot.timeouts.idle)
         if self.services.draining:
             self.goaway()
 
