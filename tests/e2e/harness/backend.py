@@ -10,7 +10,7 @@
 /close /reset /half   ends the connection: without an answer, by RST, in the middle of the body
 /garbage              an answer that is no HTTP           /count          requests so far by path, as JSON
 /stream/NAME          a body whose pieces are what POST /push/NAME brings (?head=late: the head waits for the first one, ?end=1 ends it)
-/gone/NAME            answers when the client of /stream/NAME or of /hold/NAME has gone away
+/gone/NAME            answers when the client of /stream/NAME, of /hold/NAME or of any request with ?name=NAME has gone away
 /hold/NAME            does not read its request body before POST /push/NAME; then as /upload
 """
 
@@ -178,6 +178,8 @@ class Connection(asyncio.Protocol):
         try:
             await HANDLERS.get(handler, missing)(self, request, argument)
         except ConnectionResetError:
+            if "name" in request.query:
+                self.world.channel(request.query["name"]).gone.set()
             return
         if not self.keep:
             self.transport.close()

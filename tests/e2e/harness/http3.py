@@ -55,6 +55,7 @@ class Http3(QuicConnectionProtocol):
         self.streams: dict[int, _Stream] = {}
         self.terminated: ConnectionTerminated | None = None
         self._paused: set[int] = set()
+        self._silent = False
         self._write_limits = self._quic._write_stream_limits
         self._quic._write_stream_limits = self._limit  # type: ignore[method-assign]  # the library itself reads everything at once
 
@@ -133,6 +134,27 @@ class Http3(QuicConnectionProtocol):
         self._paused.discard(number)
         self._quic._ping_pending.append(0)  # a packet for the limit to ride on
         self.transmit()
+
+    async def fall_silent(self) -> None:
+        """Read and say nothing any more."""
+        self._silent = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def datagram_received(self, data: bytes | str, addr: Any) -> None:
+        if not self._silent:
+            super().datagram_received(data, addr)
+
+    def transmit(self) -> None:
+        if not self._silent:
+            super().transmit()
+
+    def close(self, *args: Any, **more: Any) -> None:
+        if self._silent:
+            self._closed.set()
+        else:
+            super().close(*args, **more)
 
     async def cancel(self, number: int) -> None:
         """Want no more of the stream, in either direction."""

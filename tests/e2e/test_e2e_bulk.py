@@ -1,0 +1,41 @@
+"""A body of any size passes in both directions on every version, whole, in bounded memory."""
+
+from contextlib import closing
+
+import pytest
+from harness.bulk import Curled, Moved, memory_of
+from harness.content import GIB, MIB, digest
+
+SIZES = {"HTTP/1.1": GIB, "HTTP/2": GIB, "HTTP/3": 256 * MIB}
+GROWTH = 64 * MIB
+WARM = 4 * MIB  # a transfer that fills every buffer once, before memory is measured
+
+
+def told(what: str, moved: Moved, growth: int) -> None:
+    print(f"{what} {moved.version}: {moved.size // MIB} MiB at {moved.rate:.0f} MiB/s, the proxy grew by {growth / MIB:.1f} MiB")
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("version", SIZES)
+def test_a_large_download_is_whole_and_takes_bounded_memory(authority, proxy, version):
+    size = SIZES[version]
+    with closing(Curled(authority, proxy, version)) as client:
+        assert client.download(f"/bytes/{WARM}").sha256 == digest(WARM)
+        with memory_of(proxy) as memory:
+            moved = client.download(f"/bytes/{size}")
+    told("download", moved, memory.growth)
+    assert (moved.status, moved.size, moved.sha256) == (200, size, digest(size))
+    assert memory.growth < GROWTH
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("version", SIZES)
+def test_a_large_upload_is_whole_and_takes_bounded_memory(authority, proxy, version):
+    size = SIZES[version]
+    with closing(Curled(authority, proxy, version)) as client:
+        assert client.upload("/upload", WARM).sha256 == digest(WARM)
+        with memory_of(proxy) as memory:
+            moved = client.upload("/upload", size)
+    told("upload", moved, memory.growth)
+    assert (moved.status, moved.size, moved.sha256) == (200, size, digest(size))
+    assert memory.growth < GROWTH
