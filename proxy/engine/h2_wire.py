@@ -41,6 +41,7 @@ _KNOWN_SETTINGS = frozenset(
     )
 )
 _HEADER_TYPES = frozenset((1, 9))  # HEADERS, CONTINUATION
+_SETTINGS_TYPE = 4
 _WINDOW_UPDATE_TYPE = 8
 
 
@@ -64,6 +65,8 @@ class Frames(FrameBuffer):
         rest = self._data
         if len(rest) > 2 and (rest[0] << 16 | rest[1] << 8 | rest[2]) > self.max_frame_size:
             raise Fault(ErrorCodes.FRAME_SIZE_ERROR, "frame longer than SETTINGS_MAX_FRAME_SIZE")
+        if len(rest) > 4 and rest[3] == _SETTINGS_TYPE and rest[4] & 1 and rest[:3] != b"\0\0\0":
+            raise Fault(ErrorCodes.FRAME_SIZE_ERROR, "SETTINGS acknowledgement with a payload")  # section 6.5; h2 says PROTOCOL_ERROR
         return super().__next__()
 
     def skip_zero_increment(self, error: ProtocolError) -> int:
