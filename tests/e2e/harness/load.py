@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import h2.config
 import h2.connection
@@ -70,7 +70,7 @@ class Load:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._error: BaseException | None = None
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -122,7 +122,7 @@ class Load:
     def _run(self) -> None:
         try:
             asyncio.run(self._main())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # raised again where the load ends
             self._error = error
 
     async def _main(self) -> None:

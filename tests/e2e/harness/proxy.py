@@ -21,6 +21,7 @@ from harness.backends import ROOT, Backend
 from harness.ports import free_port
 
 START_LIMIT = 30.0
+READY = '"event":"ready"'
 SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)$")
 
 
@@ -41,7 +42,8 @@ class Proxy:
     """One running proxy with its configuration folder.
 
     By default it serves a.example.com and b.example.com (each with a certificate of *authority*) from the pool ``web`` of *backends*,
-    and shows the affinity key to them in X-Affinity-Key. ``server`` and ``sites`` (by first host) are laid over that.
+    and shows the affinity key to them in X-Affinity-Key. ``server`` and ``sites`` (by first host) are laid over that. ``answers=False``:
+    its listener does not answer /health to everybody, so its log has to say when it is ready.
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class Proxy:
         server: Mapping[str, Any] | None = None,
         sites: Mapping[str, Mapping[str, Any]] | None = None,
         environment: Mapping[str, str] | None = None,
+        answers: bool = True,
     ) -> None:
         self.folder, self.authority, self.backends = folder, authority, list(backends)
         self.port, self.admin_port = free_port(), free_port()
         self.config = folder / "conf.d"
         self.log_file = folder / "qproxy.log"
         self._environment = dict(environment or {})
+        self._answers = answers
         self._process: subprocess.Popen[bytes] | None = None
         (self.config / "sites").mkdir(parents=True, exist_ok=True)
         self.server = merged(self._default_server(), server or {})
@@ -105,6 +109,7 @@ class Proxy:
 
     def start(self) -> "Proxy":
         assert self._process is None
+        began = self.logs().count(READY)
         keep = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")}
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
@@ -115,7 +120,10 @@ class Proxy:
                 env=keep | {"PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"} | self._environment,
                 cwd=self.folder,
             )
-        self.wait_for(lambda: self.health() == 200, "answers /health", START_LIMIT)
+        if self._answers:
+            self.wait_for(lambda: self.health() == 200, "answers /health", START_LIMIT)
+        else:
+            self.wait_for(lambda: self.logs().count(READY) > began, "says that it is ready", START_LIMIT)
         return self
 
     @property
