@@ -9,6 +9,7 @@ from itertools import count
 import pytest
 from harness.bulk import memory_of
 from harness.content import GIB, MIB, content, digest
+from harness.figures import report
 from harness.http1 import http1
 from harness.http2 import http2
 from harness.http3 import http3
@@ -51,7 +52,7 @@ async def until(condition, what: str, limit: float = 20) -> None:
 
 
 def _same_pace(before: list[float], during: list[float]) -> None:
-    print(f"neighbours: median {statistics.median(before) * 1000:.1f} ms before, {statistics.median(during) * 1000:.1f} ms during")
+    report(f"neighbours: median {statistics.median(before) * 1000:.1f} ms before, {statistics.median(during) * 1000:.1f} ms during")
     assert statistics.median(during) < max(0.1, 5 * statistics.median(before))
     assert max(during) < STALL / 2, "a neighbour waited for the stalled one"
 
@@ -113,7 +114,7 @@ async def test_a_client_that_cancels_a_download_stops_the_backend_at_once(author
         await client.cancel(number)
         assert (await gone).status_code == 200
         seconds = time.monotonic() - began
-        print(f"{version}: the backend's connection ended after {seconds * 1000:.0f} ms")
+        report(f"{version}: the backend's connection ended after {seconds * 1000:.0f} ms")
         assert seconds < 1
         answer = await client.get("/hello", host=host)  # the same connection, where the version allows it
         assert answer.status == 200
@@ -168,5 +169,5 @@ async def test_a_client_that_never_reads_costs_little_and_is_cut(authority, star
             await client.fall_silent()
             assert (await gone).status_code == 200
             await _ended(proxy, version)
-    print(f"{version}: a client that never reads: the proxy grew by {memory.growth / MIB:.1f} MiB")
+    report(f"{version}: a client that never reads: the proxy grew by {memory.growth / MIB:.1f} MiB")
     assert memory.growth < GROWTH

@@ -5,6 +5,7 @@ from contextlib import closing
 import pytest
 from harness.bulk import Curled, Moved, memory_of
 from harness.content import GIB, MIB, digest
+from harness.figures import report
 
 SIZES = {"HTTP/1.1": GIB, "HTTP/2": GIB, "HTTP/3": 256 * MIB}
 GROWTH = 64 * MIB
@@ -12,7 +13,7 @@ WARM = 4 * MIB  # a transfer that fills every buffer once, before memory is meas
 
 
 def told(what: str, moved: Moved, growth: int) -> None:
-    print(f"{what} {moved.version}: {moved.size // MIB} MiB at {moved.rate:.0f} MiB/s, the proxy grew by {growth / MIB:.1f} MiB")
+    report(f"{what} {moved.version}: {moved.size // MIB} MiB at {moved.rate:.0f} MiB/s, the proxy grew by {growth / MIB:.1f} MiB")
 
 
 @pytest.mark.timeout(150)

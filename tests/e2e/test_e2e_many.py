@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 from harness.clients import trusting
 from harness.content import MIB
+from harness.figures import report
 from harness.http1 import http1_connect
 from harness.http2 import http2_connect
 from harness.http3 import http3
@@ -34,8 +35,10 @@ async def _open(number: int, connect) -> list:
 
 
 def _told(version: str, number: int, before: int, idle: int, after: int) -> None:
-    print(f"{version}: {number} idle connections hold {(idle - before) / number / KIB:.1f} KiB each,", end=" ")
-    print(f"{(after - before) / number / KIB:.1f} KiB after {ROUNDS} requests each")
+    report(
+        f"{version}: {number} idle connections hold {(idle - before) / number / KIB:.1f} KiB each, "
+        f"{(after - before) / number / KIB:.1f} KiB after {ROUNDS} requests each"
+    )
 
 
 @pytest.mark.parametrize(("version", "connect"), [("HTTP/1.1", http1_connect), ("HTTP/2", http2_connect)])
