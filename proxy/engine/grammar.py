@@ -140,6 +140,15 @@ def check_section(fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits, e
     return blob
 
 
+def check_lines(lines: Sequence[bytes], limits: EngineLimits, extra: int = 0) -> None:
+    """The same bounds for field lines, each with its colon and without its end; their bytes are judged line by line."""
+    count = len(lines)
+    if count > limits.header_count:
+        raise Malformed("too_many_fields", f"{count} fields", 431)
+    if sum(map(len, lines)) + 31 * count + extra > limits.header_bytes:
+        raise Malformed("header_too_large", f"over {limits.header_bytes} bytes", 431)
+
+
 def _blame(fields: Sequence[tuple[bytes, bytes]]) -> NoReturn:
     """Say which field has the control character that ``check_section`` met."""
     for name, value in fields:

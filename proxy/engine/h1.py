@@ -16,13 +16,12 @@ from proxy.engine.h1_wire import (
     encode_chunk,
     encode_fields,
     encode_last_chunk,
-    entries_of,
     find_head,
     split_lines,
     status_line,
 )
 from proxy.engine.seam import HIGH_WATER, LOW_WATER, EngineLimits
-from proxy.engine.validate import plain_request_of
+from proxy.engine.validate import plain_request
 from proxy.errors import Reset
 from proxy.message import Headers
 
@@ -178,9 +177,7 @@ class H1Connection:
             if _VERSION.fullmatch(version):
                 raise Malformed("version", quote(version), 505)
             raise Malformed("syntax", quote(line))
-        if len(head) + 29 * len(lines) - len(version) - 2 > self._limits.header_bytes:  # 32 for a field, less its colon and line end
-            raise Malformed("header_too_large", f"over {self._limits.header_bytes} bytes", 431)
-        parts = plain_request_of(entries_of(lines), method, target, self._scheme, http_1_0=http_1_0)
+        parts = plain_request(method, target, lines, self._scheme, self._limits, http_1_0=http_1_0)
         options = [option.strip() for option in parts.connection.split(b",")] if parts.connection else ()
         stream = self._stream = self._stream + 1
         self._keep = b"close" not in options and (not http_1_0 or b"keep-alive" in options)

@@ -4,10 +4,12 @@ Knows how a request is framed and where its response ends. Bytes are ``h1_wire``
 than a client, but not with the framing: what could be read in two ways ends the connection.
 """
 
+from http import HTTPStatus
+
 from proxy.engine.events import Informational, ResponseBody, ResponseEnd, ResponseHead, UpstreamEvent
 from proxy.engine.grammar import Malformed, quote
-from proxy.engine.h1_wire import ChunkDecoder, encode_chunk, encode_fields, encode_last_chunk, entries_of, find_head, split_lines
-from proxy.engine.validate import RESPONSE_LIMITS, plain_response_of
+from proxy.engine.h1_wire import ChunkDecoder, encode_chunk, encode_fields, encode_last_chunk, find_head, split_lines
+from proxy.engine.validate import RESPONSE_LIMITS, plain_response
 from proxy.message import Headers, get
 
 INFORMATIONAL_RESPONSES = 32
@@ -169,14 +171,8 @@ class H1Client:
     def _head(self, head: bytes, events: list[UpstreamEvent]) -> None:
         lines = split_lines(head[:-4], RESPONSE_LIMITS)
         line = lines.pop(0)
-        version, code = line[:9], line[9:12]
-        http_1_0 = version == b"HTTP/1.0 "
-        if (version != b"HTTP/1.1 " and not http_1_0) or len(code) != 3 or not code.isdigit() or line[12:13] not in (b" ", b""):
-            raise Malformed("syntax", quote(line))
-        status = int(code)
-        if not 100 <= status <= 599:
-            raise Malformed("status", quote(line))
-        parts = plain_response_of(entries_of(lines))
+        status, http_1_0 = _OFTEN.get(line) or _status_line(line)
+        parts = plain_response(lines)
         if status < 200:
             self._informational(status, parts.headers, events)
             return
@@ -237,3 +233,18 @@ class H1Client:
         before = self._response == _HEAD and not self._data
         self._response = _FAILED
         raise UpstreamProtocolError("closed before a response" if before else "closed before the response was complete")
+
+
+def _status_line(line: bytes) -> tuple[int, bool]:
+    """The status, and whether the version is HTTP/1.0 (RFC 9112, section 4). Raises Malformed."""
+    version, code = line[:9], line[9:12]
+    if version not in (b"HTTP/1.1 ", b"HTTP/1.0 ") or len(code) != 3 or not code.isdigit() or line[12:13] not in (b" ", b""):
+        raise Malformed("syntax", quote(line))
+    status = int(code)
+    if not 100 <= status <= 599:
+        raise Malformed("status", quote(line))
+    return status, version == b"HTTP/1.0 "
+
+
+_OFTEN = {f"HTTP/1.1 {int(status)} {status.phrase}".encode(): (int(status), False) for status in HTTPStatus}
+"""The status lines that nearly every backend sends."""

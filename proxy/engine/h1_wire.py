@@ -10,7 +10,7 @@ chunk sizes and extensions of any length. It also refuses methods that it does n
 import re
 from http import HTTPStatus
 
-from proxy.engine.grammar import Entry, Malformed, known_lines, learn_line, quote
+from proxy.engine.grammar import Malformed, quote
 from proxy.engine.seam import EngineLimits
 from proxy.engine.validate import trailers
 from proxy.message import Headers
@@ -51,12 +51,6 @@ def split_lines(head: bytes, limits: EngineLimits) -> list[bytes]:
     if len(lines) - 1 > limits.header_count:
         raise Malformed("too_many_fields", f"{len(lines) - 1} fields", 431)
     return lines
-
-
-def entries_of(lines: list[bytes]) -> list[Entry]:
-    """Field lines, parsed and checked: a folded line (obs-fold) has white space in its name. Raises Malformed."""
-    known = known_lines
-    return [known.get(line) or learn_line(line) for line in lines]
 
 
 def split_fields(lines: list[bytes]) -> list[tuple[bytes, bytes]]:

@@ -19,16 +19,17 @@ from proxy.engine.grammar import (
     TE,
     TRANSFER_ENCODING,
     UPGRADE,
-    Entry,
     Malformed,
     add_content_length,
     agree,
+    check_lines,
     check_method,
     check_path,
     check_section,
-    folded_field,
     folded_names,
+    known_lines,
     learn_folded,
+    learn_line,
     learn_lower,
     lower_names,
     quote,
@@ -43,11 +44,8 @@ __all__ = [
     "RequestParts",
     "ResponseParts",
     "plain_request",
-    "plain_request_of",
     "plain_response",
-    "plain_response_of",
     "pseudo_request",
-    "response_head",
     "trailers",
 ]
 
@@ -164,29 +162,26 @@ def pseudo_request(fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits) 
 def plain_request(  # noqa: PLR0913 - what a request line and its connection say, each once
     method: bytes,
     target: bytes,
-    fields: Sequence[tuple[bytes, bytes]],
+    lines: Sequence[bytes],
     scheme: bytes,
     limits: EngineLimits,
     *,
     http_1_0: bool = False,
 ) -> RequestParts:
-    """The head of an HTTP/1 request (RFC 9112): names in any case, values with white space around them still.
+    """The head of an HTTP/1 request (RFC 9112), its field lines without their ends.
 
     HTTP/1.0 may go without Host, may not use Transfer-Encoding, and has no expectations (RFC 9110, section 10.1.1).
     Raises Malformed: 400, 417 for an unknown expectation, 431 over a limit, 501 for CONNECT, Upgrade and unknown codings.
     """
-    check_section(fields, limits, len(method) + len(target))
-    return plain_request_of([folded_field(name, value) for name, value in fields], method, target, scheme, http_1_0=http_1_0)
-
-
-def plain_request_of(entries: Sequence[Entry], method: bytes, target: bytes, scheme: bytes, *, http_1_0: bool) -> RequestParts:
-    """The same of fields whose lines were checked one by one, and whose number and size the caller has bounded."""
+    check_lines(lines, limits, len(method) + len(target))
     host: bytes | None = None
     length: int | None = None
     expect = accepts_trailers = False
     coding = connection = upgrade = b""
     headers: Headers = []
-    for field, code in entries:
+    known = known_lines
+    for line in lines:
+        field, code = known.get(line) or learn_line(line)
         if not code:
             headers.append(field)
             continue
@@ -226,18 +221,15 @@ def plain_request_of(entries: Sequence[Entry], method: bytes, target: bytes, sch
     return RequestParts(method, scheme, named, target, headers, length, expect, bool(coding), connection, accepts_trailers)
 
 
-def plain_response(fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits = RESPONSE_LIMITS) -> ResponseParts:
-    """The fields of an HTTP/1 response: names folded, values stripped, content-length checked. Raises Malformed."""
-    check_section(fields, limits)
-    return plain_response_of([folded_field(name, value) for name, value in fields])
-
-
-def plain_response_of(entries: Sequence[Entry]) -> ResponseParts:
-    """The same of fields whose lines were checked one by one, and whose number and size the caller has bounded."""
+def plain_response(lines: Sequence[bytes], limits: EngineLimits = RESPONSE_LIMITS) -> ResponseParts:
+    """The fields of an HTTP/1 response, of lines without their ends: names folded, values stripped. Raises Malformed."""
+    check_lines(lines, limits)
     length: int | None = None
     coding = connection = b""
     headers: Headers = []
-    for field, code in entries:
+    known = known_lines
+    for line in lines:
+        field, code = known.get(line) or learn_line(line)
         if not code:
             headers.append(field)
         elif code == CONTENT_LENGTH:
@@ -249,12 +241,6 @@ def plain_response_of(entries: Sequence[Entry]) -> ResponseParts:
             if code == CONNECTION:
                 connection = _also(connection, field[1])
     return ResponseParts(headers, length, coding, connection)
-
-
-def response_head(fields: Sequence[tuple[bytes, bytes]]) -> tuple[Headers, int | None]:
-    """Headers of a backend's answer, of any version and without pseudo-fields, and its content-length. Raises Malformed."""
-    parts = plain_response(fields)
-    return parts.headers, parts.content_length
 
 
 def trailers(fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits, *, fold: bool = False) -> Headers:
