@@ -9,11 +9,13 @@ import time
 
 import pytest
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import ConnectionTerminated
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from harness import clients
 from harness.authority import Authority
-from harness.http3 import http3
+from harness.http3 import Http3, http3
+from harness.inprocess import InProcess
 from harness.load import Load
 
 VERSIONS = clients.VERSIONS
@@ -221,13 +223,27 @@ async def test_unknown_sni_is_refused_where_it_shall_be(authority, start_proxy, 
     said = clients.s_client(proxy.port, sni=sni)
     assert "unrecognized name" in said, said
     assert "Cipher is (NONE)" in said
-    with pytest.raises(ConnectionError):
-        async with http3(authority, proxy.port, sni=sni, verify_mode=ssl.CERT_NONE):
-            pass
+    assert await refusal(authority, proxy, sni=sni, verify_mode=ssl.CERT_NONE) == 0x100 + 112  # unrecognized_name (RFC 9001, section 4.8)
     failures = {name: value for name, value in proxy.metrics().items() if name.startswith("qproxy_handshake_failures_total")}
     assert failures['qproxy_handshake_failures_total{reason="unrecognized_name",transport="tcp"}'] == 1
     assert sum(value for name, value in failures.items() if 'transport="quic"' in name) == 1
     assert shown_on_tcp(proxy, A)
+
+
+async def refusal(authority, proxy, **settings):
+    """The error code with which a QUIC handshake is refused."""
+    codes = []
+
+    class Telling(Http3):
+        def quic_event_received(self, event):
+            if isinstance(event, ConnectionTerminated):
+                codes.append(event.error_code)
+            super().quic_event_received(event)
+
+    with pytest.raises(ConnectionError):
+        async with http3(authority, proxy.port, protocol=Telling, **settings) as client:
+            await client.get("/", host=A)
+    return codes[0]
 
 
 # Which authority may come on which connection
@@ -345,3 +361,93 @@ def test_the_chain_is_sent_whole(authority, proxy):
     assert "Verify return code: 0 (ok)" in said
     pem = ssl.DER_cert_to_PEM_cert(x509.load_pem_x509_certificate((proxy.config / f"{A}.pem").read_bytes()).public_bytes(Encoding.DER))
     assert pem.strip() in said
+
+
+# Towards backends
+
+
+@pytest.fixture(scope="module")
+def secure(authority, tmp_path_factory):
+    """A backend on TLS for api.internal that asks for client certificates when *guarded*."""
+    folder = tmp_path_factory.mktemp("secure")
+    pair = authority.issue("api.internal", "127.0.0.1", file="api", folder=folder)
+    stranger = Authority(folder / "stranger", "Stranger")
+    strange = stranger.issue("api.internal", "127.0.0.1", file="api", folder=folder / "stranger")
+    expired = authority.issue("127.0.0.1", file="expired", days=-1, folder=folder)
+    running = {
+        "good": InProcess("secure", tls=server_context(pair)),
+        "untrusted": InProcess("strange", tls=server_context(strange)),
+        "expired": InProcess("expired", tls=server_context(expired)),
+        "guarded": InProcess("guarded", tls=server_context(pair, client_ca=authority.file)),
+    }
+    try:
+        yield running
+    finally:
+        for backend in running.values():
+            backend.close()
+
+
+def server_context(pair, client_ca=None):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*pair)
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(client_ca)
+    return context
+
+
+def through(start_proxy, backend, **tls):
+    pool = {"endpoints": [backend.url], "tls": tls, "health": "off", "passive": "off"}
+    return start_proxy(sites={A: {"pools": {"web": pool}}})
+
+
+def answer(authority, proxy, version="HTTP/2"):
+    with clients.curl_session(authority, proxy.port, version) as session:
+        return session.get(proxy.url())
+
+
+def test_an_https_backend_is_verified_by_address_and_by_name(authority, start_proxy, secure):
+    proxy = through(start_proxy, secure["good"], ca=str(authority.file))
+    for version in VERSIONS:
+        assert answer(authority, proxy, version).headers["x-backend"] == "secure"
+    proxy = through(start_proxy, secure["good"], ca=str(authority.file), server_name="api.internal")
+    assert answer(authority, proxy).status_code == 200
+    proxy = through(start_proxy, secure["good"], ca=str(authority.file), server_name="other.internal")
+    refused = answer(authority, proxy)
+    assert (refused.status_code, refused.headers["proxy-status"]) == (502, "qproxy; error=tls_certificate_error")
+
+
+@pytest.mark.parametrize("kind", ["untrusted", "expired"])
+def test_a_backend_that_can_t_be_trusted_is_502_and_says_so(authority, start_proxy, secure, kind):
+    proxy = through(start_proxy, secure[kind], ca=str(authority.file))
+    for version in VERSIONS:
+        refused = answer(authority, proxy, version)
+        assert (refused.status_code, refused.headers["proxy-status"]) == (502, "qproxy; error=tls_certificate_error")
+    assert '"ended":"upstream_certificate"' in wait_line(proxy, '"ended":"upstream_certificate"')
+    proxy = through(start_proxy, secure[kind], verify=False)
+    assert answer(authority, proxy).status_code == 200
+
+
+def wait_line(proxy, text):
+    proxy.wait_for(lambda: text in proxy.logs(), f"logged {text}")
+    return next(line for line in proxy.logs().splitlines() if text in line)
+
+
+def test_a_client_certificate_is_shown_to_a_backend_that_asks(authority, start_proxy, secure, shows):
+    chain, key = shows["good"]
+    proxy = through(start_proxy, secure["guarded"], ca=str(authority.file), certificate=str(chain), key=str(key))
+    assert answer(authority, proxy).headers["x-backend"] == "guarded"
+    proxy = through(start_proxy, secure["guarded"], ca=str(authority.file))
+    refused = answer(authority, proxy)
+    assert refused.status_code == 502
+    assert refused.headers["proxy-status"].startswith("qproxy; error=")
+
+
+def test_probes_of_https_backends_verify_them_too(authority, start_proxy, secure):
+    health = {"interval": "100ms", "rise": 1, "fall": 1}
+    endpoints = [secure["good"].url, secure["untrusted"].url]
+    proxy = start_proxy(sites={A: {"pools": {"web": {"endpoints": endpoints, "tls": {"ca": str(authority.file)}, "health": health}}}})
+    up = "qproxy_backend_up"
+    labels = [f'{up}{{backend="{url}",pool="{A}/web"}}' for url in endpoints]
+    proxy.wait_for(lambda: [proxy.metrics()[label] for label in labels] == [1, 0], "finds the one up and the other down")
+    assert "certificate refused: " in proxy.logs()
