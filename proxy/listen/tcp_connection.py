@@ -43,9 +43,6 @@ LINGER = 2.0
 TAKEN_AT_LEAST = 16 * 1024
 """Bytes that a client takes in each idle timeout, while complete answers wait for it: with less it is cut."""
 
-DRAIN_GRACE = 1.0
-"""Seconds that a connection has for its first request when the server drains: it may be under way."""
-
 
 class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
     """One client over TCP."""
@@ -63,7 +60,7 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         self._admitted = False
         self._began = self._last_active = self.services.clock()
         self._head_since = 0.0
-        self._asked = False  # a request has come
+        self._leaving = False
         self._flush_scheduled = False
         self._write_paused = False
         self._read_paused = False
@@ -247,10 +244,6 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         assert engine is not None
         now = self._last_active = self.services.clock()
         events = engine.receive(data, now)
-        if events and not self._asked:
-            self._asked = True
-            if self.services.draining:
-                engine.goaway()
         for event in events:
             self.deliver(event)
         if engine.head_in_progress:
@@ -261,12 +254,18 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
             self._head_since = 0.0
 
     def eof_received(self) -> bool:
-        """The client closed its side of the connection."""
+        """The client closed its side of the connection.
+
+        Over TLS that is all of it: who wants to listen on says close_notify and leaves the connection open (RFC 8446, section 6.1). The
+        backends are not to work for nobody.
+        """
         self._eof = True
         if self._engine is None or self._closing:
             return False
         try:
             self._ended()
+            if self._tls is not None and self.exchanges:
+                self.abort()
         except Exception as error:  # noqa: BLE001  # one connection's fault is not its neighbours'
             self._failed(error)
         return True
@@ -456,7 +455,7 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
             return due
         self._stuck_since = 0.0
         due = self._last_active + timeouts.idle
-        if now >= due or (self.services.draining and not self._asked):
+        if now >= due:
             self._end_idle(engine)
             return None
         return due
@@ -468,17 +467,13 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         self._linger(engine)
 
     def goaway(self) -> None:
-        """Finish what is running and close: the server drains.
-
-        A connection that has asked for nothing yet has a moment for it, since its first request may be under way: HTTP/1.1 has no way to
-        tell a client that the request was not looked at.
-        """
-        engine = self._engine
-        if engine is not None and (self._asked or engine.version != "HTTP/1.1"):
-            engine.goaway()
+        """Finish what is running and close: the server drains. In two calls, as the engine's."""
+        if self._engine is not None:
+            self._engine.goaway()
             self._want_flush()
-        elif not self._closing:
-            self.services.deadlines.set(self, self.services.clock() + DRAIN_GRACE)
+        elif self._leaving and self._tls is None:
+            self.abort()  # not a whole ClientHello since the first call: nothing is lost
+        self._leaving = True
 
     def _handshake_failed(self, reason: str, detail: str) -> None:
         self.services.meters.handshake_failures.cell("tcp", reason).value += 1
