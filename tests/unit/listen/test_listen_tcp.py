@@ -621,8 +621,8 @@ async def test_a_slow_client_gets_the_rest_of_its_last_answer(authority: Authori
     async with edge(authority) as made, made.h1() as client:
         client.ask("/big", "connection: close")
         await client.head()
-        piece = BIG // 64
-        for _ in range(64):
+        piece = BIG // 16
+        for _ in range(16):
             await asyncio.wait_for(client.reader.readexactly(piece), 5)
             await made.pass_time(2.5)
         assert await client.rest() == b""
