@@ -187,7 +187,7 @@ class Exchange:
         action = route.action
         if isinstance(action, Forward):
             if route.body_bytes and head.content_length is not None and head.content_length > route.body_bytes:
-                self._services.meters.limits_hit.cell("body_bytes").value += 1
+                self._services.meters.limits_hit.cell("body_size").value += 1
                 self._fail(ProxyError(Kind.BODY_TOO_LARGE, f"the request body is limited to {route.body_bytes} bytes"))
                 return
             self._forward(route, action)
@@ -346,7 +346,7 @@ class Exchange:
         assert upload is not None
         self._progress = self._services.clock()
         if route.body_bytes and upload.received + len(event.data) > route.body_bytes:
-            self._services.meters.limits_hit.cell("body_bytes").value += 1
+            self._services.meters.limits_hit.cell("body_size").value += 1
             self._fail(ProxyError(Kind.BODY_TOO_LARGE, f"the request body is limited to {route.body_bytes} bytes"))
             return
         upload.push(event.data, event.credit)

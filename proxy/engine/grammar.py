@@ -33,6 +33,7 @@ REASONS = frozenset(
         "status",
         "syntax",  # HTTP/1: a line that is no request line, status line or field line
         "too_many_fields",
+        "too_many_streams",
         "trailers",
         "transfer_encoding",
         "version",

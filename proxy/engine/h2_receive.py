@@ -25,7 +25,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
-from proxy.engine.events import RequestBody, RequestEnd, RequestHead, StreamReset
+from proxy.engine.events import Rejected, RequestBody, RequestEnd, RequestHead, StreamReset
 from proxy.engine.h2_abuse import CONTROL_PER_WORK
 from proxy.engine.h2_core import DRAIN_PING, Core
 from proxy.engine.h2_fault import Fault
@@ -80,6 +80,8 @@ def on_headers(core: Core, frame: HeadersFrame) -> None:
         raise Fault(ErrorCodes.PROTOCOL_ERROR, f"HEADERS on stream {identity}")
     core.highest = identity
     if core.last is not None or len(streams) >= core.limits.streams:
+        if core.last is None:
+            core.events.append(Rejected(identity, 503, "too_many_streams", f"more than {core.limits.streams} at once"))
         core.cut(identity, ErrorCodes.REFUSED_STREAM, ended=ended)
         core.spend_control()
         return

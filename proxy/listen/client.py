@@ -14,6 +14,9 @@ from proxy.observe import Cell
 from proxy.services import Services
 from proxy.snapshot import Host, Listener, Snapshot, TlsProfile
 
+LIMITS = {"header_too_large": "header_size", "too_many_fields": "header_count", "too_many_streams": "streams_per_connection"}
+"""Reasons for which an engine refuses requests that are limits of the configuration, by their names there."""
+
 
 class ClientStreams(ABC):
     """State of one client connection and its exchanges; a ``stream.ClientConnection`` once a subclass brings the verbs."""
@@ -51,6 +54,8 @@ class ClientStreams(ABC):
                 exchange.on_internal_error(error)
         elif isinstance(event, Rejected):
             self.services.meters.rejected.cell(self.version, event.reason).value += 1
+            if (limit := LIMITS.get(event.reason)) is not None:
+                self.services.meters.limits_hit.cell(limit).value += 1
             self.services.log.info("request refused", version=self.version, reason=event.reason, detail=event.detail, client=self.peer[0])
         elif isinstance(event, RequestBody | RequestEnd | StreamReset | Drained):
             present = self.exchanges.get(event.stream)

@@ -63,9 +63,7 @@ def test_fields_of_a_client_that_nobody_trusts_are_replaced(authority, proxy, ve
     assert got["x-forwarded-host"] == authority_sent
     assert got["forwarded"] == f'for=127.0.7.1;host="{authority_sent}";proto=https'
     assert got["x-request-id"] != "mine"
-    assert got["via"] == f"{version.removeprefix('HTTP/')} qproxy".replace("2 ", "2.0 ").replace("3 ", "3.0 ") or got["via"].endswith(
-        " qproxy"
-    )
+    assert got["via"] == f"{version.removeprefix('HTTP/')} qproxy"
     assert "203.0.113.7" not in json.dumps(got)
     line = record(proxy, got["x-request-id"])
     assert (line["client_address"], line["status"], line["ended"]) == ("127.0.7.1", 200, "complete")
@@ -138,12 +136,12 @@ def guarded(tmp_path_factory, authority, backends):
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(
-    ("source", "root", "opened", "closed"),
-    [("127.0.7.1", 200, 200, 403), ("127.0.7.9", 403, 403, 403), ("127.0.8.1", 403, 200, 200), ("127.0.9.1", 403, 200, 403)],
+    ("source", "expected"),
+    [("127.0.7.1", [200, 200, 403]), ("127.0.7.9", [403, 403, 403]), ("127.0.8.1", [403, 200, 200]), ("127.0.9.1", [403, 200, 403])],
 )
-def test_access_by_address(authority, guarded, version, source, root, opened, closed):
+def test_access_by_address(authority, guarded, version, source, expected):
     statuses = [ask(authority, guarded, version, path, source=source).status_code for path in ("/", "/open", "/closed")]
-    assert statuses == [root, opened, closed]
+    assert statuses == expected
 
 
 def test_a_refusal_tells_nothing_and_health_answers_everybody(authority, guarded):

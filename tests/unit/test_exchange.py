@@ -410,7 +410,7 @@ def test_a_body_over_the_limit_is_413(declared: bool) -> None:
     if not declared:
         exchange.on_request_body(RequestBody(1, b"12345", 5))
     assert client.status == 413
-    assert world.meters.limits_hit.cell("body_bytes").value == 1
+    assert world.meters.limits_hit.cell("body_size").value == 1
 
 
 def test_a_fault_of_our_own_is_500_and_says_nothing_of_the_inside() -> None:

@@ -650,7 +650,8 @@ def test_connect_is_answered_with_501(extra):
 
 def test_streams_over_the_limit_are_refused_and_no_more():
     raw = Raw(EngineLimits(streams=2))
-    assert raw.send(raw.headers(1), raw.headers(3), raw.headers(5)) == [head(1), head(3)]
+    refused = Rejected(5, 503, "too_many_streams", "more than 2 at once")
+    assert raw.send(raw.headers(1), raw.headers(3), raw.headers(5)) == [head(1), head(3), refused]
     assert raw.frames() == [("RstStream", 5, "REFUSED_STREAM")]
     raw.engine.respond(1, 200, [], b"")
     raw.alive(7)
