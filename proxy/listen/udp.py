@@ -19,6 +19,7 @@ from proxy.engine.events import ConnectionClosed, ConnectionReady, Event, PathCh
 from proxy.engine.quic.endpoint import QuicEndpoint
 from proxy.engine.seam import Datagram, Handle, Transmit
 from proxy.errors import Reset
+from proxy.listen.batch import joined
 from proxy.listen.client import ClientStreams
 from proxy.listen.limits import AcceptLimits
 from proxy.message import Address, Headers
@@ -172,7 +173,7 @@ class UdpListener:
         return self.listener.address[0]
 
     def _deliver(self, events: list[tuple[Handle, Event]]) -> None:
-        for handle, event in events:
+        for handle, event in joined(events):
             try:
                 self._deliver_one(handle, event)
             except Exception as error:  # one connection's fault is not its neighbours'
