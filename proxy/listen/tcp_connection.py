@@ -5,8 +5,12 @@ exchanges, and one flush for each turn of the loop. Decides nothing about reques
 """
 
 import asyncio
+import contextlib
+import fcntl
 import socket
 import struct
+import sys
+import termios
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
@@ -65,7 +69,7 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         self._write_paused = False
         self._read_paused = False
         self._written = 0  # bytes given to the transport
-        self._taken = 0  # of these, bytes that the kernel had when it was last looked at
+        self._taken = 0  # of these, bytes that the client had when it was last looked at
         self._stuck_since = 0.0
         self._eof = False
         self._closing = False
@@ -393,7 +397,7 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
             self._tls.close_notify()
             self._write(self._tls.take())
         self._last_active = self.services.clock()
-        self._taken = self._written - self._transport.get_write_buffer_size()
+        self._taken = self._written - _unsent(self._transport)
         self.services.deadlines.set(self, self._last_active + LINGER)
         return True
 
@@ -418,11 +422,10 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
     def _check_time(self, transport: asyncio.Transport, now: float) -> float | None:
         timeouts = self.services.snapshot.timeouts
         engine = self._engine
-        unsent = transport.get_write_buffer_size()
-        taken = self._written - unsent
         if self._closing:
-            if taken > self._taken:
-                self._taken = taken
+            unsent = _unsent(transport)
+            if self._written - unsent > self._taken:
+                self._taken = self._written - unsent
                 self._last_active = now
             if now < self._last_active + (timeouts.idle if unsent else LINGER):
                 return now + LINGER
@@ -443,7 +446,9 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
             self._stuck_since = 0.0
             self._last_active = now
             return now + timeouts.idle
+        unsent = transport.get_write_buffer_size()
         if engine.streams or unsent:  # complete answers, that wait for the client
+            taken = self._written - unsent
             if not self._stuck_since or taken - self._taken >= TAKEN_AT_LEAST:
                 self._stuck_since = now
                 self._taken = taken
@@ -524,6 +529,15 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         self.services.meters.stream_errors.cell(self.version, reason.value).value += 1
         self._engine.reset(stream, reason)
         self._want_flush()
+
+
+def _unsent(transport: asyncio.Transport) -> int:
+    """Bytes that the client has not acknowledged: in the transport, and in the kernel where it can be asked (Linux)."""
+    unsent = transport.get_write_buffer_size()
+    with contextlib.suppress(OSError):
+        held = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        unsent += int.from_bytes(held, sys.byteorder)
+    return unsent
 
 
 def _plain_address(host: str) -> str:
