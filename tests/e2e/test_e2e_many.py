@@ -1,6 +1,7 @@
 """A thousand clients at once: each has its connection, each is served, and an idle one costs little."""
 
 import asyncio
+import resource
 from contextlib import AsyncExitStack
 
 import pytest
@@ -16,6 +17,17 @@ QUIC = 100
 ROUNDS = 3  # requests of each connection, sent by all at once
 OPENING = 50  # handshakes at a time
 KIB = 1024
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _descriptors():
+    """Enough of them for the clients here; what is started from here inherits the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 8 * TCP
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def _get_from_all(clients, host: str) -> None:

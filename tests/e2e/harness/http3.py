@@ -69,6 +69,7 @@ class Http3(QuicConnectionProtocol):
             for stream in self.streams.values():
                 if not stream.done.done():
                     stream.done.set_exception(ConnectionError(f"{event.error_code:#x} {event.reason_phrase}"))
+                    stream.done.exception()  # whoever waits gets it; nobody has to
                     stream.changed.set()
         elif isinstance(event, StreamReset) and event.stream_id in self.streams:
             self.streams[event.stream_id].answer.reset = event.error_code
