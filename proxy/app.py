@@ -10,6 +10,7 @@ import contextlib
 import gc
 import itertools
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -53,6 +54,9 @@ TCP_PROTOCOLS = frozenset({"http/1.1", "h2"})
 
 EXPIRE_EVERY = 10
 """Ticks between looks at idle upstream connections."""
+
+SPARE_DESCRIPTORS = 128
+"""For listeners, logs, probes, watches and the admin API."""
 
 POLL = 0.05
 """Seconds between looks at what is left of a drain."""
@@ -144,6 +148,7 @@ class App:
             self._tasks.start("watch certificates", self._refresher.run())
             self._tasks.start("tick", self._tick())
             self._handle_signals()
+            self._raise_descriptor_limit()
             self._settle_memory()
             self._meters.server_up.cell().value = 1
             self._meters.config_generation.cell().value = self._services.snapshot.generation
@@ -222,6 +227,22 @@ class App:
         loop.add_signal_handler(signal.SIGTERM, self._stop)
         loop.add_signal_handler(signal.SIGINT, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._want_reload)
+
+    def _raise_descriptor_limit(self) -> None:
+        """Take as many descriptors as the system allows, and say so when they are fewer than the configured connections can need."""
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(OSError, ValueError):  # macOS allows less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        have, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        connections = self._services.snapshot.limits.connections
+        wanted = 2 * connections + SPARE_DESCRIPTORS  # a client's connection and one to a backend
+        if have != resource.RLIM_INFINITY and have < wanted:
+            self._log.warning(
+                "fewer file descriptors than the connections may need: raise the hard limit, or lower limits.connections",
+                descriptors=have,
+                connections=connections,
+                wanted=wanted,
+            )
 
     def _settle_memory(self) -> None:
         """What exists now lives to the end: the collector need not look at it again (docs/design)."""
