@@ -85,6 +85,7 @@ class Transport(SendingConnection):
             limit.value = limit.sent = count
         self._windows = ReceiveWindows(limits.stream_window, limits.connection_window)
         self._max_gaps = max(MIN_GAPS, limits.stream_window // 1000)
+        self._dropped: set[int] = set()  # abandoned since the last time that there were no events
         self._now = 0.0
         self._control = Budget(CONTROL_BURST, CONTROL_RATE)
         self._resets = Budget(RESET_BURST, RESET_RATE)
@@ -161,8 +162,20 @@ class Transport(SendingConnection):
         if stream is not None and not stream.sender.is_finished:
             self._cut(stream, code)
 
+    def next_event(self) -> events.QuicEvent | None:
+        """The next thing that happened; but what had come of a stream before it was abandoned is nobody's any more."""
+        queue, dropped = self._events, self._dropped
+        while queue:
+            event = queue.popleft()
+            if not (dropped and isinstance(event, events.StreamDataReceived) and event.stream_id in dropped):
+                return event
+        dropped.clear()
+        return None
+
     def abandon(self, stream_id: int, code: int | None = None) -> None:
         """Read no more of a stream: its bytes are credited and dropped. With *code*, ask the client to stop."""
+        if self._events:
+            self._dropped.add(stream_id)
         stream = self._streams.get(stream_id)
         if stream is None or stream.receiver.is_finished:
             return

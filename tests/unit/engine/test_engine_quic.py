@@ -11,7 +11,7 @@ from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet import QuicPacketType, pull_quic_header
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
-from proxy.engine.events import ConnectionClosed, ConnectionReady, RequestHead
+from proxy.engine.events import ConnectionClosed, ConnectionReady, Rejected, RequestHead
 from proxy.engine.quic import packets
 from proxy.engine.quic.endpoint import STATELESS_ANSWERS, QuicEndpoint
 from proxy.engine.quic.ids import Minter
@@ -275,6 +275,24 @@ def test_goaway_finishes_what_runs_and_then_closes() -> None:
     assert client.answers[0].ended
     assert client.closed.error_code == 0x100
     assert closed(world) == [""]
+
+
+def test_what_had_come_of_a_stream_that_is_refused_is_dropped() -> None:
+    """A head too large for one packet, all of which is there before the first part of it is read."""
+    world = World(Link(latency=0.01), limits=EngineLimits(header_bytes=2048))
+    client = world.connect()
+    assert world.run(lambda: client.ready)
+    world.run(seconds=1)
+    client.request(headers=[(b"x-large", b"y" * 3000)])
+    flight = [Datagram(data, client.address, SERVER) for data, _ in client.quic.datagrams_to_send(world.now)]
+    assert len(flight) > 1
+    world._events(world.endpoint.receive(flight, world.now))
+    world.run(seconds=1)
+    assert [event.status for event in world.of(Rejected)] == [431]
+    assert dict(client.answers[0].headers)[b":status"] == b"431"
+    client.request()
+    assert world.run(lambda: bool(world.of(RequestHead)))
+    assert closed(world) == []
 
 
 @pytest.mark.parametrize("busy", [False, True])
