@@ -29,7 +29,7 @@ from proxy.policy.answer import Redirect, Respond
 from proxy.policy.headers import strip_hop_by_hop
 from proxy.policy.template import Variables
 from proxy.services import Services
-from proxy.snapshot import Forward, Host, Route, Site, Timeouts
+from proxy.snapshot import Forward, Host, Pool, Route, Site, Timeouts
 from proxy.stream import ClientConnection
 from proxy.upload import Upload
 from proxy.upstream.h1 import UpstreamConnection
@@ -49,6 +49,7 @@ class Exchange:
         "_attempt",
         "_attempts",
         "_backend",
+        "_body_out",
         "_candidates",
         "_client_address",
         "_connect_failures",
@@ -61,6 +62,7 @@ class Exchange:
         "_head_sent",
         "_key",
         "_last_backend",
+        "_pool",
         "_progress",
         "_request_id",
         "_response_pipe",
@@ -94,6 +96,7 @@ class Exchange:
         self._key = b""
         # towards the backend
         self._candidates: Iterator[Backend] | None = None
+        self._pool: Pool | None = None
         self._backend: Backend | None = None
         self._last_backend = ""
         self._attempt: Attempt | None = None
@@ -106,6 +109,7 @@ class Exchange:
         self._connected_at = 0.0
         self._sent_at = 0.0
         self._first_byte = 0.0
+        self._body_out = 0
         self._response_pipe: Pipe | None = None
 
     # 1. Which site, and may this connection ask for it?
@@ -239,7 +243,7 @@ class Exchange:
         services = self._services
         head = self._head
         client = self.client
-        pool = action.pool
+        pool = self._pool = action.pool
         now = self._started
         outbound = services.snapshot.forwarding.outbound(
             head.headers, peer=client.peer[0], authority=head.authority, scheme=head.scheme, version=client.version
@@ -375,26 +379,35 @@ class Exchange:
 
     def on_response_head(self, event: ResponseHead) -> None:
         """The backend answers."""
-        _, action = self._forwarding()
-        backend = self._backend
+        self._begin_response(event)
+        if event.end:
+            self._connection = None
+            self._finish("complete", Outcome.SUCCESS)
+            return
+        assert self._connection is not None
+        self._response_pipe = Pipe(partial(self.client.send_data, self.stream, end=False), self._connection.credit)
+
+    def on_whole_response(self, event: ResponseHead, body: bytes) -> None:
+        """The backend answers, all at once: a small answer needs no pipe."""
+        self._begin_response(event)
+        self._connection = None
+        self._body_out = len(body)
+        self.client.send_data(self.stream, body, end=True)
+        self._finish("complete", Outcome.SUCCESS)
+
+    def _begin_response(self, event: ResponseHead) -> None:
+        pool, backend, client = self._pool, self._backend, self.client
+        assert pool is not None
         assert backend is not None
-        client = self.client
         self._first_byte = self._progress = self._services.clock()
         self._status = event.status
-        if action.pool.pins:
-            client.pins[action.pool.name] = backend
+        if pool.pins:
+            client.pins[pool.name] = backend
         headers = self._edited(strip_hop_by_hop(event.headers))
         self._head_sent = True
         if self._upload is not None:
             self._upload.commit()
-        if event.end:
-            self._connection = None
-            client.send_head(self.stream, event.status, headers, end=True)
-            self._finish("complete", Outcome.SUCCESS)
-            return
-        assert self._connection is not None
-        self._response_pipe = Pipe(partial(client.send_data, self.stream, end=False), self._connection.credit)
-        client.send_head(self.stream, event.status, headers, end=False)
+        client.send_head(self.stream, event.status, headers, end=event.end)
 
     def on_response_body(self, data: bytes) -> None:
         """Body bytes from the backend."""
@@ -561,15 +574,11 @@ class Exchange:
         """The present attempt is over: tell the balancer how it went."""
         backend, self._backend = self._backend, None
         if backend is not None:
-            balancer = self._forwarding()[1].pool.balancer
-            balancer.release(backend)
-            if outcome is not None:
-                self._report(backend, outcome)
-
-    def _report(self, backend: Backend, outcome: Outcome) -> None:
-        pool = self._forwarding()[1].pool
-        if pool.balancer.report(backend, outcome, self._services.clock()):
-            self._services.log.warning("backend changed state", pool=pool.name, backend=backend.identity, state=backend.state)
+            pool = self._pool
+            assert pool is not None
+            pool.balancer.release(backend)
+            if outcome is not None and pool.balancer.report(backend, outcome, self._services.clock()):
+                self._services.log.warning("backend changed state", pool=pool.name, backend=backend.identity, state=backend.state)
 
     def _forwarding(self) -> tuple[Route, Forward]:
         route = self._route
@@ -588,11 +597,12 @@ class Exchange:
         backend = self._backend
         route = self._route
         body_in = self._upload.received if self._upload is not None else 0
-        body_out = self._response_pipe.moved if self._response_pipe is not None else 0
+        body_out = self._response_pipe.moved if self._response_pipe is not None else self._body_out
         if backend is not None:
             self._give_up_backend(outcome)
             if self._first_byte:
-                services.meters.upstream_seconds.cell(self._forwarding()[1].pool.name).observe(self._first_byte - self._sent_at)
+                assert self._pool is not None
+                services.meters.upstream_seconds.cell(self._pool.name).observe(self._first_byte - self._sent_at)
         if route is not None:
             counters = route.counters
             counters.statuses[min(self._status // 100, 5)].value += 1

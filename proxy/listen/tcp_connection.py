@@ -337,7 +337,7 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
                 self._send(output)
             for event in events:
                 self.deliver(event)
-            if not output and not events:
+            if not events and len(output) < FLUSH_BYTES:
                 break
         if engine.finished and not self._write_paused:
             self._linger(engine)

@@ -22,6 +22,9 @@ class Consumer(Protocol):
 
     def on_informational(self, event: Informational) -> None: ...
     def on_response_head(self, event: ResponseHead) -> None: ...
+    def on_whole_response(self, event: ResponseHead, body: bytes) -> None:
+        """Head, body and end in one, for an answer that came in one piece."""
+
     def on_response_body(self, data: bytes) -> None: ...
     def on_response_end(self, trailers: Headers) -> None: ...
 
@@ -146,6 +149,12 @@ class UpstreamConnection(asyncio.Protocol):
             consumer.on_internal_error(error)
 
     def _deliver(self, consumer: Consumer, events: list[UpstreamEvent]) -> None:
+        if len(events) == 3:  # most small answers come in one piece
+            first, second, third = events
+            if isinstance(first, ResponseHead) and isinstance(second, ResponseBody) and isinstance(third, ResponseEnd) and not third.trailers:
+                self._release()
+                consumer.on_whole_response(first, second.data)
+                return
         for event in events:
             kind = type(event)
             if kind is ResponseBody:

@@ -56,6 +56,15 @@ def test_a_get_goes_through_without_waiting_when_a_connection_is_idle() -> None:
     assert len(world.deadlines) == 0
 
 
+def test_a_small_answer_goes_out_in_one_piece() -> None:
+    world, client = World(), FakeClient()
+    exchange = world.request(client)
+    exchange.on_whole_response(ResponseHead(200, [(b"content-length", b"2")], end=False, content_length=2), b"hi")
+    assert client.said == [("head", 1, 200, [(b"content-length", b"2"), ALT_SVC], False), ("data", 1, b"hi", True)]
+    (record,) = world.records
+    assert (record.status, record.ended, record.bytes_out, world.inflight, len(world.deadlines)) == (200, "complete", 2, 0, 0)
+
+
 def test_the_choice_is_pinned_to_the_connection_and_survives_a_ring_that_would_say_otherwise() -> None:
     world, client = World(), FakeClient()
     exchange = world.request(client)

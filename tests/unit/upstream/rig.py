@@ -121,6 +121,13 @@ class Taker:
         if self.poison == "body":
             raise RuntimeError(self.poison)
 
+    def on_whole_response(self, event: ResponseHead, body: bytes) -> None:
+        self._say("head", event.status, event.end)
+        self.body += body
+        if self.poison == "body":
+            raise RuntimeError(self.poison)
+        self._say("end", [])
+
     def on_response_end(self, trailers: Headers) -> None:
         self._say("end", trailers)
 
