@@ -5,9 +5,12 @@ to block on and nothing to blow up (with 4 KB of table, 20 KB on the wire became
 each request.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import pylsqpack
+
+from proxy.engine.grammar import Malformed
 
 DATA, HEADERS, CANCEL_PUSH, SETTINGS, PUSH_PROMISE, GOAWAY, MAX_PUSH_ID = 0x0, 0x1, 0x3, 0x4, 0x5, 0x7, 0xD
 HTTP2_FRAMES = frozenset((0x2, 0x6, 0x8, 0x9))
@@ -127,40 +130,49 @@ class FieldSections:
         return b"\x01%b%b" % (pack_int(len(block)), block)
 
     def decode(self, block: bytes, max_fields: int) -> list[tuple[bytes, bytes]]:
-        """The fields of a section. Raises TooManyFields, and Fault where the section can't be read or refers to a dynamic table."""
+        """The fields of a section.
+
+        Raises TooManyFields, Malformed for an empty name, and Fault where the section can't be read or refers to a dynamic table.
+        """
         if len(block) > SMALL_SECTION and count_fields(block, max_fields) > max_fields:
             raise TooManyFields
         try:
             fields: list[tuple[bytes, bytes]] = self._decoder.feed_header(0, block)[1]
         except (pylsqpack.DecompressionFailed, pylsqpack.StreamBlocked, ValueError) as error:
             self._decoder = pylsqpack.Decoder(0, 0)  # so that nothing of the failed section stays in it
+            if 0 in _names(block):  # the library won't read it; it is the fault of one message, not of its coding
+                raise Malformed("field_name", "empty") from error
             raise Fault(QPACK_DECOMPRESSION_FAILED, "field section can't be decoded") from error
         return fields
 
 
 def count_fields(block: bytes, enough: int) -> int:
-    """Field lines of an encoded section (RFC 9204, section 4.5), counted up to *enough* + 1. Malformed ends count as one line."""
+    """Field lines of an encoded section, counted up to *enough* + 1. Malformed ends count as one line."""
+    return sum(1 for _ in islice(_names(block), enough + 1))
+
+
+def _names(block: bytes) -> Iterator[int]:
+    """For each field line of an encoded section (RFC 9204, section 4.5), the bytes of its name, or -1 where that is a reference."""
     end = len(block)
     _, at = _prefixed(block, 0, end, 0xFF)
     _, at = _prefixed(block, at, end, 0x7F)
-    count = 0
-    while at < end and count <= enough:
+    while at < end:
         first = block[at]
-        count += 1
+        name = -1
         if first & 0x80:
             _, at = _prefixed(block, at, end, 0x3F)
         elif first & 0x40:
             _, at = _prefixed(block, at, end, 0x0F)
             at = _skip_string(block, at, end)
         elif first & 0x20:
-            length, at = _prefixed(block, at, end, 0x07)
-            at = _skip_string(block, at + length, end)
+            name, at = _prefixed(block, at, end, 0x07)
+            at = _skip_string(block, at + name, end)
         elif first & 0x10:
             _, at = _prefixed(block, at, end, 0x0F)
         else:
             _, at = _prefixed(block, at, end, 0x07)
             at = _skip_string(block, at, end)
-    return count
+        yield name
 
 
 def _skip_string(block: bytes, at: int, end: int) -> int:

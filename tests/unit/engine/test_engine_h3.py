@@ -394,3 +394,11 @@ def test_integers(value: int) -> None:
 def test_codes_have_names() -> None:
     assert f.CODE_NAMES[0x107] == "excessive_load"
     assert len(f.CODE_NAMES) == 18
+
+
+def test_an_empty_field_name_costs_its_stream_though_the_library_can_t_read_it() -> None:
+    d = Dialogue()
+    events = d.data(0, f.pack_frame(f.HEADERS, b"\0\0\xd1\xd7\xc1\x20\x011"), end=True)
+    assert events == [Rejected(0, 400, "field_name", "empty")]
+    assert d.wire.cuts == [(0, f.MESSAGE_ERROR)]
+    begin(d, stream=4)
