@@ -30,10 +30,13 @@ _Stamp: TypeAlias = tuple[int, ...] | None
 async def watch_files(files: Collection[Path]) -> AsyncIterator[frozenset[Path]]:
     """The files of *files* whose content has changed, each time that some has; a file that is gone has changed too.
 
+    First comes an empty set: changes are told from then on. Whoever read the files before has to look again, once.
+
     Ends only when it is cancelled or closed. Raises OSError where the system can't watch (its limit is reached).
     """
     watched = await asyncio.to_thread(lambda: [file.absolute() for file in files])
     seen = await asyncio.to_thread(_look, watched, {})
+    yield frozenset()
     while True:
         folders = await asyncio.to_thread(folders_of, watched)
         words = watchfiles.awatch(

@@ -74,6 +74,15 @@ async def told_of(watcher: Watcher, name: str) -> None:
         pass
 
 
+async def test_the_first_word_says_from_when_on_changes_are_told(tmp_path):
+    file = tmp_path / "a.pem"
+    file.write_text("one")
+    async with Watcher(file) as watcher:
+        assert await watcher.changed() == set()
+        file.write_text("two")
+        assert await watcher.changed() == {"a.pem"}
+
+
 async def test_a_file_that_is_written_over(watched):
     watcher, file = watched
     file.write_text("two")
