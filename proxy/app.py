@@ -39,7 +39,8 @@ from proxy.engine.seam import Handle
 from proxy.listen.limits import AcceptLimits
 from proxy.listen.tcp import TcpListener, bind_tcp
 from proxy.listen.tls import ContextError, TlsContexts
-from proxy.listen.udp import UdpListener, bind_udp
+from proxy.listen.udp import UdpListener
+from proxy.listen.udp_socket import bind_udp
 from proxy.message import Address
 from proxy.meters import ProxyMetrics
 from proxy.observe import Log, Metrics

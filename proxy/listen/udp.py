@@ -1,27 +1,24 @@
 """UDP in: one socket, all QUIC connections of a listener behind one endpoint, and HTTP/3 on each.
 
-Reads datagrams in batches with the address they were sent to (so that an answer leaves from there on a host with several), hands them to
-the engine at once, and sends what the engine gives once for each turn of the loop. A full socket waits for writability; nothing is
-dropped here. Decides nothing about requests.
+Reads datagrams in batches (``udp_socket.py``), hands them to the engine at once, and sends what the engine gives once for each turn of the
+loop. A full socket waits for writability; nothing is dropped here. Decides nothing about requests.
 """
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
-import struct
-from collections import deque
 from collections.abc import Callable
 from typing import TypeAlias
 
 from balancer.affinity import connection_key
 from proxy.engine.events import ConnectionClosed, ConnectionReady, Event, PathChanged
 from proxy.engine.quic.endpoint import QuicEndpoint
-from proxy.engine.seam import Datagram, Handle, Transmit
+from proxy.engine.seam import Handle
 from proxy.errors import Reset
 from proxy.listen.batch import joined
 from proxy.listen.client import ClientStreams
 from proxy.listen.limits import AcceptLimits
+from proxy.listen.udp_socket import UdpSocket
 from proxy.message import Address, Headers
 from proxy.observe import Cell
 from proxy.services import Services
@@ -30,15 +27,8 @@ from proxy.snapshot import Listener, TlsProfile
 BATCH = 64
 """Datagrams read before the engine works on them: enough to save calls, few enough to stay fair to TCP."""
 
-DATAGRAM_BYTES = 65536
-"""The largest datagram that UDP has: nothing is cut."""
-
-SOCKET_BUFFER = 4 * 1024 * 1024
-"""Asked of the kernel for each direction; it takes the smaller of this and rmem_max or wmem_max."""
-
 MAX_UNSENT = 4096
 """Datagrams that wait for a full socket; beyond it the engine is not asked for more."""
-
 
 MakeEndpoint: TypeAlias = Callable[[Callable[[Handle, Address], bool]], QuicEndpoint]
 """Makes the endpoint, given what asks whether a new connection may begin."""
@@ -108,10 +98,8 @@ class UdpListener:
         self.clients: dict[Handle, QuicClient] = {}
         self._admitted: dict[Handle, str] = {}
         self._limits = limits
-        self._sock = sock
+        self._socket = UdpSocket(sock, listener.address)
         self._loop = asyncio.get_running_loop()
-        self._local: dict[bytes, str] = {}
-        self._unsent: deque[Transmit] = deque()
         self._flush_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
@@ -131,22 +119,12 @@ class UdpListener:
 
     def start(self) -> None:
         """Read from the socket from now on."""
-        self._loop.add_reader(self._sock.fileno(), self._readable)
+        self._loop.add_reader(self._socket.fileno(), self._readable)
 
     # In
 
     def _readable(self) -> None:
-        batch: list[Datagram] = []
-        sock = self._sock
-        port = self.listener.address[1]
-        for _ in range(BATCH):
-            try:
-                data, ancillary, _, source = sock.recvmsg(DATAGRAM_BYTES, 64)
-            except (BlockingIOError, InterruptedError):
-                break
-            except OSError:
-                continue  # an ICMP error of an earlier send: it belongs to no connection of ours
-            batch.append(Datagram(data, _address(source), (self._destination(ancillary), port)))
+        batch = self._socket.receive(BATCH)
         if batch:
             self._received.value += len(batch)
             try:
@@ -154,23 +132,6 @@ class UdpListener:
             except Exception as error:  # the listener outlives a fault of its engine
                 self.services.log.exception("the QUIC endpoint failed on a datagram", exc_info=error)
             self._flush()
-
-    def _destination(self, ancillary: list[tuple[int, int, bytes]]) -> str:
-        """The local address that a datagram was sent to, as text (memoised)."""
-        for level, kind, data in ancillary:
-            packed = b""
-            if level == socket.IPPROTO_IP and kind == IP_PKTINFO:
-                packed = data[8:12]
-            elif level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
-                packed = data[:16]
-            if packed:
-                text = self._local.get(packed)
-                if text is None:
-                    if len(self._local) > MAX_UNSENT:
-                        self._local.clear()
-                    text = self._local[packed] = str(ipaddress.ip_address(packed))
-                return text
-        return self.listener.address[0]
 
     def _deliver(self, events: list[tuple[Handle, Event]]) -> None:
         for handle, event in joined(events):
@@ -241,40 +202,30 @@ class UdpListener:
         self._set_timer()
 
     def _send_all(self) -> None:
-        while len(self._unsent) < MAX_UNSENT:
+        sock = self._socket
+        while len(sock) < MAX_UNSENT:
             datagrams = self.endpoint.take_datagrams(self.services.clock())
             events = self.endpoint.take_events()
-            self._unsent.extend(datagrams)
-            if not self._send_unsent():
-                self._loop.add_writer(self._sock.fileno(), self._writable)
+            sock.queue(datagrams)
+            if not self._send():
+                self._loop.add_writer(sock.fileno(), self._writable)
             self._deliver(events)
             if not datagrams and not events:
                 break
 
-    def _send_unsent(self) -> bool:
-        """Send until nothing is left (True) or the socket is full (False)."""
-        unsent = self._unsent
-        sock = self._sock
-        wildcard = self.listener.address[0] in {"0.0.0.0", "::"}  # noqa: S104  # compared with, not bound to
-        while unsent:
-            transmit = unsent[0]
-            try:
-                if wildcard and transmit.local[0] != self.listener.address[0]:
-                    sock.sendmsg([transmit.data], _from(transmit.local[0], sock.family), 0, _sockaddr(transmit.peer, sock.family))
-                else:
-                    sock.sendto(transmit.data, _sockaddr(transmit.peer, sock.family))
-            except (BlockingIOError, InterruptedError):
-                return False
-            except OSError as error:
-                # this path is not to be reached: loss detection deals with it
-                self.services.log.debug("a datagram could not be sent", peer=transmit.peer[0], error=str(error))
-            unsent.popleft()
-            self._sent.value += 1
-        return True
+    def _send(self) -> bool:
+        """False when the socket is full."""
+        sock = self._socket
+        failed = sock.failed
+        done = sock.send()
+        self._sent.value = sock.sent
+        if sock.failed != failed:
+            self.services.log.debug("datagrams could not be sent", count=sock.failed - failed)
+        return done
 
     def _writable(self) -> None:
-        if self._send_unsent():
-            self._loop.remove_writer(self._sock.fileno())
+        if self._send():
+            self._loop.remove_writer(self._socket.fileno())
             self._flush()
 
     # Time
@@ -322,52 +273,6 @@ class UdpListener:
         if self._timer is not None:
             self._timer.cancel()
         with contextlib.suppress(OSError):
-            self._loop.remove_reader(self._sock.fileno())
-            self._loop.remove_writer(self._sock.fileno())
-        self._sock.close()
-
-
-IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8)
-"""Linux's number; Python names it from 3.14 on."""
-
-
-def bind_udp(address: Address) -> socket.socket:
-    """A bound UDP socket that tells the destination of each datagram. Raises OSError."""
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        sock.setblocking(False)
-        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-            sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
-        sock.bind(address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _address(source: tuple[str, int] | tuple[str, int, int, int]) -> Address:
-    host = source[0]
-    return (host[7:] if host.startswith("::ffff:") and "." in host else host, source[1])
-
-
-def _sockaddr(peer: Address, family: int) -> Address:
-    if family == socket.AF_INET6 and ":" not in peer[0]:
-        return ("::ffff:" + peer[0], peer[1])
-    return peer
-
-
-def _from(local: str, family: int) -> list[tuple[int, int, bytes]]:
-    """The control message that makes *local* the source address."""
-    packed = ipaddress.ip_address(local).packed
-    if len(packed) == 4:
-        if family == socket.AF_INET6:
-            packed = b"\0" * 10 + b"\xff\xff" + packed
-        else:
-            return [(socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=I4s4s", 0, packed, b"\0" * 4))]
-    return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, packed + struct.pack("=I", 0))]
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.remove_writer(self._socket.fileno())
+        self._socket.close()

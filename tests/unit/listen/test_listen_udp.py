@@ -20,7 +20,8 @@ from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamReset
 from proxy.engine.quic.endpoint import QuicEndpoint
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.seam import EngineLimits
-from proxy.listen.udp import UdpListener, bind_udp
+from proxy.listen.udp import UdpListener
+from proxy.listen.udp_socket import bind_udp
 from proxy.snapshot import Limits
 from tests.unit.listen.conftest import Authority
 from tests.unit.listen.edge import BIG, HOST, Edge, edge
@@ -192,13 +193,20 @@ class Narrow:
         self._turn = 0
 
     def sendto(self, *values: Any) -> int:
+        self._take_turn()
+        return self._sock.sendto(*values)
+
+    def sendmsg(self, *values: Any) -> int:
+        self._take_turn()
+        return self._sock.sendmsg(*values)
+
+    def _take_turn(self) -> None:
         self._turn += 1
         if self._turn % 9 == 0:
             self.refused += 1
             raise BlockingIOError
         if self._turn % 100 == 0:
             raise OSError(113, "No route to host")
-        return self._sock.sendto(*values)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
@@ -206,7 +214,7 @@ class Narrow:
 
 async def test_a_full_socket_waits_and_loses_nothing(authority: Authority) -> None:
     async with quic(authority) as (_, both), both.client(authority) as client:
-        narrow = both.udp._sock = Narrow(both.udp._sock)  # type: ignore[assignment]
+        narrow = both.udp._socket._sock = Narrow(both.udp._socket._sock)  # type: ignore[assignment]
         assert await client.get("/big") == (200, BIG)
         assert narrow.refused > 0
 
