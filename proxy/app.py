@@ -256,10 +256,13 @@ class App:
         services = self._services
         for count in itertools.count(1):
             await asyncio.sleep(TICK)
-            services.deadlines.turn(services.clock())
-            self._logs.flush()
-            if count % EXPIRE_EVERY == 0:
-                services.upstreams.expire(services.clock())
+            try:
+                services.deadlines.turn(services.clock())
+                self._logs.flush()
+                if count % EXPIRE_EVERY == 0:
+                    services.upstreams.expire(services.clock())
+            except Exception:  # noqa: BLE001  # without its tick a process would keep everything for ever
+                self._log.exception("a tick failed")
 
     def _balancers(self) -> list[BalancerPool]:
         return [pool.balancer for pool in self._services.snapshot.pools.values()]

@@ -293,7 +293,7 @@ class Exchange:
         if connection is not None:
             self._send(connection)
         else:
-            self._attempt = connections.open(self, route.timeouts.connect)
+            self._attempt = connections.open(self, route.timeouts.connect, fast_open=self._head.method in IDEMPOTENT)
 
     def on_connected(self, connection: UpstreamConnection) -> None:
         """A new connection to the candidate is there."""

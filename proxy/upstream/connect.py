@@ -24,14 +24,22 @@ MAX_ADDRESSES = 8
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
 
 
-async def connect(make: Callable[[], ProtocolT], endpoint: Endpoint, tls: UpstreamTls | None, timeout: float) -> ProtocolT:  # noqa: ASYNC109  # one limit over several steps, translated below
+async def connect(
+    make: Callable[[], ProtocolT],
+    endpoint: Endpoint,
+    tls: UpstreamTls | None,
+    timeout: float,  # noqa: ASYNC109  # one limit over several steps, translated below
+    *,
+    fast_open: bool = True,
+) -> ProtocolT:
     """Connect within *timeout* seconds and give the protocol made.
 
+    *fast_open*: the first bytes may travel with the SYN, which the network may deliver twice (RFC 7413, section 6.2).
     Raises ProxyError, with ``retry`` set: no byte of a request was sent.
     """
     try:
         async with asyncio.timeout(timeout):
-            return await _connect(make, endpoint, tls if endpoint.secure else None, timeout)
+            return await _connect(make, endpoint, tls if endpoint.secure else None, timeout, fast_open=fast_open)
     except TimeoutError:
         raise ProxyError(Kind.CONNECT_TIMEOUT, f"no connection to {endpoint.url} within {timeout:g} s", retry=True) from None
     except ssl.SSLCertVerificationError as error:
@@ -44,7 +52,14 @@ async def connect(make: Callable[[], ProtocolT], endpoint: Endpoint, tls: Upstre
         raise ProxyError(Kind.CONNECT_REFUSED, f"{endpoint.url}: {error}", retry=True) from None
 
 
-async def _connect(make: Callable[[], ProtocolT], endpoint: Endpoint, tls: UpstreamTls | None, timeout: float) -> ProtocolT:  # noqa: ASYNC109  # shared out between addresses
+async def _connect(
+    make: Callable[[], ProtocolT],
+    endpoint: Endpoint,
+    tls: UpstreamTls | None,
+    timeout: float,  # noqa: ASYNC109  # shared out between addresses
+    *,
+    fast_open: bool,
+) -> ProtocolT:
     loop = asyncio.get_running_loop()
     context = tls.context if tls is not None else None
     name = (tls.server_name or endpoint.host) if tls is not None else None
@@ -61,7 +76,7 @@ async def _connect(make: Callable[[], ProtocolT], endpoint: Endpoint, tls: Upstr
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if TCP_FASTOPEN_CONNECT:
+            if TCP_FASTOPEN_CONNECT and fast_open:
                 with contextlib.suppress(OSError):
                     sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
             # an address that swallows packets must not take the time of the others

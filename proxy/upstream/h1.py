@@ -151,7 +151,12 @@ class UpstreamConnection(asyncio.Protocol):
     def _deliver(self, consumer: Consumer, events: list[UpstreamEvent]) -> None:
         if len(events) == 3:  # most small answers come in one piece
             first, second, third = events
-            if isinstance(first, ResponseHead) and isinstance(second, ResponseBody) and isinstance(third, ResponseEnd) and not third.trailers:
+            if (
+                isinstance(first, ResponseHead)
+                and isinstance(second, ResponseBody)
+                and isinstance(third, ResponseEnd)
+                and not third.trailers
+            ):
                 self._release()
                 consumer.on_whole_response(first, second.data)
                 return

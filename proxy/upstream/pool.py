@@ -69,17 +69,17 @@ class EndpointConnections:
                 return connection
         return None
 
-    def open(self, waiter: Waiter, timeout: float) -> Attempt:
-        """Connect, and tell *waiter* within *timeout* seconds."""
+    def open(self, waiter: Waiter, timeout: float, *, fast_open: bool = True) -> Attempt:
+        """Connect, and tell *waiter* within *timeout* seconds. *fast_open* as in ``connect``: for what may arrive twice."""
         attempt = Attempt(waiter)
-        self._tasks.start(f"connect {self._endpoint.url}", self._open_one(attempt, timeout))
+        self._tasks.start(f"connect {self._endpoint.url}", self._open_one(attempt, timeout, fast_open=fast_open))
         return attempt
 
-    async def _open_one(self, attempt: Attempt, timeout: float) -> None:  # noqa: ASYNC109  # handed on to connect()
+    async def _open_one(self, attempt: Attempt, timeout: float, *, fast_open: bool) -> None:  # noqa: ASYNC109  # handed on to connect()
         connection: UpstreamConnection | None = None
         try:
             try:
-                connection = await self._connect(timeout)
+                connection = await self._connect(timeout, fast_open=fast_open)
             except ProxyError as error:
                 self._failed.value += 1
                 if attempt.waiter is not None:
@@ -97,8 +97,9 @@ class EndpointConnections:
                 raise
             attempt.waiter.on_internal_error(error)
 
-    async def _connect(self, timeout: float) -> UpstreamConnection:  # noqa: ASYNC109  # handed on to connect()
-        connection = await connect(lambda: UpstreamConnection(self, self._clock()), self._endpoint, self._tls, timeout)
+    async def _connect(self, timeout: float, *, fast_open: bool) -> UpstreamConnection:  # noqa: ASYNC109  # handed on to connect()
+        early = fast_open or self._endpoint.secure  # with TLS it is a ClientHello that may arrive twice
+        connection = await connect(lambda: UpstreamConnection(self, self._clock()), self._endpoint, self._tls, timeout, fast_open=early)
         if connection.closed:  # meanwhile
             raise ProxyError(Kind.UPSTREAM_CLOSED, f"{self._endpoint.url} accepted a connection and closed it", retry=True)
         return connection

@@ -143,7 +143,8 @@ class FakeEndpoint:
         self.idle -= 1
         return self._make()
 
-    def open(self, waiter: Exchange, timeout: float) -> FakeAttempt:
+    def open(self, waiter: Exchange, timeout: float, *, fast_open: bool) -> FakeAttempt:
+        self.fast_open = fast_open
         self.attempts.append(FakeAttempt(waiter))
         return self.attempts[-1]
 

@@ -244,6 +244,13 @@ def test_connect_failures_walk_on_at_once_whatever_the_method_and_attempts() -> 
     assert world.meters.upstream_retries.cell("web").value == 2
 
 
+@pytest.mark.parametrize(("method", "early"), [(b"GET", True), (b"PUT", True), (b"POST", False), (b"PATCH", False)])
+def test_only_what_may_arrive_twice_travels_with_the_syn(method: bytes, early: bool) -> None:
+    world = World(idle=0)
+    world.request(FakeClient(), method)
+    assert world.attempts[0].fast_open is early
+
+
 def test_when_every_candidate_refuses_the_client_gets_502_with_a_reason() -> None:
     world, client = World(idle=0), FakeClient()
     world.request(client)

@@ -128,8 +128,8 @@ async def test_a_backend_that_accepts_and_closes_is_a_failed_connect() -> None:
 async def test_a_connection_lost_before_it_is_handed_over_is_a_failed_connect(monkeypatch: pytest.MonkeyPatch) -> None:
     async with rig(polite) as (made, _):
 
-        async def connect_and_lose(*values: Any) -> UpstreamConnection:
-            connection = await connect(*values)
+        async def connect_and_lose(*values: Any, **named: Any) -> UpstreamConnection:
+            connection = await connect(*values, **named)
             connection.abort()
             await until(lambda: made.open_now == 0)
             return connection
