@@ -96,7 +96,7 @@ class UdpListener:
         self.services = services
         self.endpoint = make_endpoint(self._admit)
         self.clients: dict[Handle, QuicClient] = {}
-        self._admitted: dict[Handle, str] = {}
+        self._admitted: dict[Handle, tuple[str, float]] = {}
         self._limits = limits
         self._socket = UdpSocket(sock, listener.address)
         self._loop = asyncio.get_running_loop()
@@ -110,11 +110,12 @@ class UdpListener:
 
     def _admit(self, handle: Handle, peer: Address) -> bool:
         """Whether a new connection may begin; it is counted until it closes, under the address that it came from."""
-        limit = self._limits.admit(peer[0], self.services.clock())
+        now = self.services.clock()
+        limit = self._limits.admit(peer[0], now)
         if limit is not None:
             self.services.log.debug("connection refused", limit=limit, client=peer[0])
             return False
-        self._admitted[handle] = peer[0]
+        self._admitted[handle] = (peer[0], now)
         return True
 
     def start(self) -> None:
@@ -163,6 +164,8 @@ class UdpListener:
         assert client.tls is not None
         meters.sni_resolutions.cell(client.tls.domain).value += 1
         meters.http3_connections.cell().value += 1
+        _, began = self._admitted[handle]
+        meters.handshake_seconds.cell("quic").observe(self.services.clock() - began)
         meters.connections.cell(self.listener.name, "HTTP/3").value += 1
         meters.connections_open.cell("HTTP/3").value += 1
         if self.services.draining:
@@ -172,7 +175,7 @@ class UdpListener:
         meters = self.services.meters
         admitted = self._admitted.pop(handle, None)
         if admitted is not None:
-            self._limits.release(admitted)
+            self._limits.release(admitted[0])
         if client is None:
             meters.handshake_failures.cell("quic", event.error or "closed").value += 1
             self.services.log.debug("handshake failed", reason=event.error, detail=event.detail)

@@ -114,6 +114,7 @@ async def test_hello_a_download_and_an_upload(authority: Authority, host: str) -
         assert await client.get("/echo", method="POST", body=bytes(1_000_000)) == (200, 1_000_000)
         assert await client.get("/big") == (200, BIG)
         assert made.count("http3_connections") == 1
+        assert sum(made.world.meters.handshake_seconds.cell("quic").counts) == 1
         assert made.count("streams", "HTTP/3") == 3
         assert made.count("sni_resolutions", HOST) == 1
         assert made.world.records[0].client_address == "127.0.0.1"
