@@ -153,22 +153,24 @@ class Connection(asyncio.Protocol):
             raise ConnectionResetError
         self.transport.write(data)
 
-    async def head(self, status: int, *headers: tuple[str, str], interim: bool = False) -> None:
+    async def head(self, status: int, *headers: tuple[str, str], interim: bool = False, body: bytes = b"") -> None:
         try:
             phrase = HTTPStatus(status).phrase
         except ValueError:
             phrase = "Unknown"
         more = "" if interim else f"x-backend: {self.world.name}\r\n"
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers)
-        await self.write(f"HTTP/1.1 {status} {phrase}\r\n{more}{fields}\r\n".encode("latin-1"))
+        await self.write(f"HTTP/1.1 {status} {phrase}\r\n{more}{fields}\r\n".encode("latin-1") + body)
 
     async def reply(self, request: Request, status: int, body: bytes, *headers: tuple[str, str]) -> None:
         async for _ in self.body(request):  # an unread body would be taken for the next request
             pass
-        bodiless = status in (204, 304)
-        await self.head(status, *headers, *([] if bodiless else [("content-length", str(len(body)))]))
-        if not bodiless and request.method != "HEAD":
-            await self.write(body)
+        if status in (204, 304):
+            await self.head(status, *headers)
+            return
+        length = ("content-length", str(len(body)))
+        # in one piece, as real servers do: a kill leaves no half of it
+        await self.head(status, *headers, length, body=body if request.method != "HEAD" else b"")
 
     async def handle(self, request: Request, before: "asyncio.Task[None] | None") -> None:
         if before is not None:
