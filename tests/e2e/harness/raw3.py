@@ -63,7 +63,9 @@ class Answered:
     """What came on one stream."""
 
     status: int = 0
-    headers: dict[bytes, bytes] = field(default_factory=dict)
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    trailers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    informational: list[int] = field(default_factory=list)
     body: bytes = b""
     data: bytes = b""
     """Bytes of frames that are not whole yet."""
@@ -117,9 +119,14 @@ class Raw3(QuicConnectionProtocol):
                 return
             payload, answer.data = answer.data[at : at + length], answer.data[at + length :]
             if kind == HEADERS:
-                fields = dict(self._decoder.feed_header(stream, payload)[1])
-                answer.status = int(fields.pop(b":status", 0)) or answer.status
-                answer.headers |= fields
+                fields = self._decoder.feed_header(stream, payload)[1]
+                status = int(dict(fields).get(b":status", 0))
+                if 100 <= status < 200:
+                    answer.informational.append(status)
+                elif status:
+                    answer.status, answer.headers = status, fields[1:]
+                else:
+                    answer.trailers = fields
             elif kind == DATA:
                 answer.body += payload
 
