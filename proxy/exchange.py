@@ -477,6 +477,15 @@ class Exchange:
         self._drop_upstream()
         self._finish(f"client: {reason}", None)
 
+    def on_rejected(self, status: int, detail: str) -> None:
+        """The engine refused the rest of the request, and has answered so or cut the stream: the backend hears of it at once."""
+        if self._done:
+            return
+        if not self._head_sent:
+            self._status = status
+        self._drop_upstream()
+        self._finish("malformed", None, ProxyError(Kind.BAD_REQUEST, detail))
+
     def on_deadline(self, now: float) -> float | None:
         """The wheel asks: is it time? Gives the next time to ask."""
         if self._done or self._route is None:

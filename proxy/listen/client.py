@@ -57,6 +57,9 @@ class ClientStreams(ABC):
             if (limit := LIMITS.get(event.reason)) is not None:
                 self.services.meters.limits_hit.cell(limit).value += 1
             self.services.log.info("request refused", version=self.version, reason=event.reason, detail=event.detail, client=self.peer[0])
+            refused = self.exchanges.get(event.stream)
+            if refused is not None:  # its head was accepted, the rest is malformed
+                refused.on_rejected(event.status, event.detail)
         elif isinstance(event, RequestBody | RequestEnd | StreamReset | Drained):
             present = self.exchanges.get(event.stream)
             if present is not None:

@@ -93,6 +93,17 @@ def test_refusals_and_faults_of_the_connection_are_counted(world: World, client:
     assert {labels: cell.value for labels, cell in world.meters.connection_errors.cells.items()} == {("HTTP/2", "protocol"): 1}
 
 
+def test_a_request_whose_rest_is_malformed_is_logged_as_such_and_not_as_cancelled(world: World, client: Client) -> None:
+    client.deliver(head(1, method=b"PUT", end=False))
+    client.deliver(Rejected(1, 431, "too_many_fields", "200 fields"))
+    client.deliver(StreamReset(1, "too_many_fields"))
+    (record,) = world.records
+    assert (record.status, record.ended, record.error) == (431, "malformed", "200 fields")
+    assert (client.exchanges, gauge(world), world.inflight) == ({}, 0, 0)
+    assert world.connections[0].said[-1] == ("abort",)
+    assert not world.meters.stream_errors.cells
+
+
 @pytest.mark.parametrize("event", [RequestBody(1, b"x", 1), RequestEnd(1, []), Drained(1), StreamReset(1, "gone")])
 def test_a_fault_in_an_exchange_is_answered_and_leaves_its_neighbour_alone(
     world: World, client: Client, event: Any, monkeypatch: pytest.MonkeyPatch
