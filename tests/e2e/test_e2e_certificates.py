@@ -55,6 +55,8 @@ async def wait_shown(authority, proxy, file, sni=A):
 
 
 def events(proxy, text):
+    """What the log says with *text* in it: one line at least, for which it waits."""
+    proxy.wait_for(lambda: text in proxy.logs(), f"logged {text!r}")
     return [json.loads(line) for line in proxy.logs().splitlines() if text in line and line.startswith("{")]
 
 
@@ -177,6 +179,7 @@ async def test_a_broken_pair_leaves_the_present_one_with_one_line_and_a_metric(a
         key.write_bytes(broken_key)
         proxy.wait_for(lambda number=number: failed() >= number, "counts the broken pair")
         assert shown_on_tcp(proxy) == await shown_on_quic(authority, proxy) == present
+        proxy.wait_for(lambda number=number: len(events(proxy, "certificate not updated")) == number, "logged the broken pair")
         last = events(proxy, "certificate not updated")[-1]
         assert last["level"] == "error"
         assert A in last["domains"]
@@ -184,9 +187,9 @@ async def test_a_broken_pair_leaves_the_present_one_with_one_line_and_a_metric(a
     chain.unlink()
     proxy.wait_for(lambda: failed() >= 4, "counts the file that is gone")
     assert shown_on_tcp(proxy) == present
+    proxy.wait_for(lambda: len(events(proxy, "certificate not updated")) == 4, "logged one line for each broken pair")
     lines = events(proxy, "certificate not updated")
     domains = len(lines[0]["domains"])
-    assert len(lines) == 4, "one line for each broken pair"
     assert (
         sum(value for name, value in proxy.metrics().items() if name.startswith("qproxy_certificate_reload_failures_total")) == 4 * domains
     )
@@ -450,4 +453,4 @@ def test_probes_of_https_backends_verify_them_too(authority, start_proxy, secure
     up = "qproxy_backend_up"
     labels = [f'{up}{{backend="{url}",pool="{A}/web"}}' for url in endpoints]
     proxy.wait_for(lambda: [proxy.metrics()[label] for label in labels] == [1, 0], "finds the one up and the other down")
-    assert "certificate refused: " in proxy.logs()
+    proxy.wait_for(lambda: "certificate refused: " in proxy.logs(), "said why")

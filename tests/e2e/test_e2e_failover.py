@@ -75,8 +75,8 @@ def test_a_backend_killed_under_load_costs_no_request_and_moves_only_its_keys(au
     again = {(version, client): names for (version, client, _), names in newcomers.backends().items()}
     assert again == {key: [name] for key, name in first.items()}, "new connections of old keys find their first backend again"
 
+    proxy.wait_for(lambda: f"backend {victim.url} of pool a.example.com/web is up" in proxy.logs(), "logged that it is up")
     log = proxy.logs()
-    assert f"backend {victim.url} of pool a.example.com/web is up" in log
     assert victim.url in next(line for line in log.splitlines() if '"state":"down"' in line)
     metrics = proxy.metrics()
     labels = f'{{backend="{victim.url}",pool="a.example.com/web"}}'
@@ -172,7 +172,7 @@ def test_a_hung_backend_is_504_and_then_taken_down_by_probes(authority, start_pr
             assert (answer.status_code, answer.headers["proxy-status"]) == (504, "qproxy; error=http_response_timeout")
         wait_state(proxy, mortal[0], "down")
         assert get(authority, proxy).status_code == 503
-        assert "no answer within 4 s" in proxy.logs()
+        proxy.wait_for(lambda: "no answer within 4 s" in proxy.logs(), "said why")
     finally:
         mortal[0].send_signal(signal.SIGCONT)
     wait_state(proxy, mortal[0], "up")

@@ -492,7 +492,7 @@ async def test_a_client_whose_address_changes_mid_download_gets_the_right_bytes_
     backends = {before.headers["x-backend"], answer.headers["x-backend"], after.headers["x-backend"]}
     assert len(backends) == 1
     assert before.headers["x-affinity-key"] == after.headers["x-affinity-key"]
+    await asyncio.to_thread(proxy.wait_for, lambda: proxy.logs().count('"path changed"') == 3, "logged three changes of the path")
     changes = [json.loads(line) for line in proxy.logs().splitlines() if '"path changed"' in line]
-    assert len(changes) == 3
     assert {change["key"] for change in changes} == {before.headers["x-affinity-key"]}
     assert proxy.metrics()["qproxy_quic_path_changes_total"] == 3
