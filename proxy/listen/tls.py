@@ -106,7 +106,7 @@ def _make(profile: TlsProfile, protocols: frozenset[str]) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-    context.set_alpn_protocols([name for name in _TCP_PROTOCOLS if name in protocols])
+    context.set_alpn_protocols([offer.decode() for offer, name in _OFFERS.items() if name in protocols])
     certificate, rule = profile.certificate, profile.client_rule
     try:
         with secret_file(certificate.chain_pem) as chain, secret_file(certificate.key_pem) as key:
@@ -141,11 +141,12 @@ def check_hello(hello: ClientHello, protocols: frozenset[str]) -> None:
         raise TlsFailure("no_shared_group", "a finite-field key exchange is offered", alert(40))
     if hello.alpn:
         for name in hello.alpn:
-            if _WIRE.get(name) in protocols:
+            if _OFFERS.get(name) in protocols:
                 return
         raise TlsFailure("no_application_protocol", "no protocol in common", NO_APPLICATION_PROTOCOL_ALERT)
     if "http/1.1" not in protocols:
         raise TlsFailure("no_application_protocol", "ALPN is not offered", NO_APPLICATION_PROTOCOL_ALERT)
 
 
-_WIRE = {name.encode(): name for name in _TCP_PROTOCOLS}
+_OFFERS = {**{name.encode(): name for name in _TCP_PROTOCOLS}, b"http/1.0": "http/1.1"}
+"""The protocol that serves each ALPN offer: one engine speaks both 1.x versions, and old health probes offer HTTP/1.0 alone."""

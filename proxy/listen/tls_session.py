@@ -173,7 +173,7 @@ class TlsSession:
 
     @property
     def alpn(self) -> str | None:
-        """``h2``, ``http/1.1``, or None where the client offered none."""
+        """``h2``, ``http/1.1``, ``http/1.0``, or None where the client offered none."""
         return self._tls.selected_alpn_protocol()
 
     @property

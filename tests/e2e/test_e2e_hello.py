@@ -74,6 +74,11 @@ def test_health_answers_http_1_0_with_unknown_sni_and_none(proxy):
         assert re.search(r"HTTP/1\.[01] 200 .*\r\n\r\nOK", said, re.DOTALL), said
 
 
+def test_health_answers_a_curl_that_speaks_http_1_0_alone(authority, proxy):
+    answer = clients.curl(authority, f"https://a.example.com:{proxy.port}/health", "--http1.0")
+    assert (answer.code, answer.status, answer.body) == (0, 200, b"OK")
+
+
 def test_another_path_under_unknown_sni_is_misdirected(proxy):
     said = clients.s_client(
         proxy.port,

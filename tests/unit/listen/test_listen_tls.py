@@ -346,7 +346,7 @@ def hello(context: ssl.SSLContext) -> ClientHello:
     return result
 
 
-@pytest.mark.parametrize("alpn", [(), ("h2",), ("http/1.1",), ("spdy/3", "h2")])
+@pytest.mark.parametrize("alpn", [(), ("h2",), ("http/1.1",), ("http/1.0",), ("spdy/3", "h2")])
 def test_hellos_that_fit_pass(authority, alpn):
     check_hello(hello(trusting(authority.pem, *alpn)), BOTH)
 
@@ -358,6 +358,8 @@ def test_hellos_that_fit_pass(authority, alpn):
         (("h3",), BOTH, False),
         (("h2",), frozenset({"http/1.1"}), False),
         (("h2", "http/1.1"), frozenset({"http/1.1"}), True),
+        (("http/1.0",), frozenset({"http/1.1"}), True),
+        (("http/1.0",), frozenset({"h2"}), False),
         ((), frozenset({"h2"}), False),
         ((), frozenset({"http/1.1"}), True),
     ],
