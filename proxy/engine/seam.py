@@ -13,10 +13,10 @@ from proxy.engine.events import Event
 from proxy.errors import Reset
 from proxy.message import Address, Headers
 
-HIGH_WATER = 256 * 1024
+HIGH_WATER = 128 * 1024
 """Bytes queued for one stream above which its source is to pause."""
 
-LOW_WATER = 64 * 1024
+LOW_WATER = 32 * 1024
 """Bytes queued for one stream under which ``Drained`` is given."""
 
 

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from proxy.upstream.pool import EndpointConnections
 
 
+READ_BYTES = 64 * 1024
+"""Bytes of one read: with HIGH_WATER, what one stream that its client does not read can hold."""
+
+_BUFFER = memoryview(bytearray(READ_BYTES))
+
+
 class Consumer(Protocol):
     """What takes the answer: the exchange."""
 
@@ -38,7 +44,7 @@ class Consumer(Protocol):
         """One of the methods above failed by a fault of our own."""
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(asyncio.BufferedProtocol):
     """A connection of one endpoint. Made by ``connect.py``, owned by ``pool.EndpointConnections``."""
 
     __slots__ = (
@@ -128,7 +134,15 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
         self._owner.made()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # the protocol's signature
+        """One buffer serves all: every read is used up before the next."""
+        return _BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes of an answer."""
+        self._take(bytes(_BUFFER[:nbytes]))
+
+    def _take(self, data: bytes) -> None:
         """Bytes of an answer."""
         consumer = self._consumer
         try:
