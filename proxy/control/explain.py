@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from balancer.affinity import address_key
 from proxy.engine.seam import EngineLimits
-from proxy.engine.validate import Malformed, pseudo_request
+from proxy.engine.validate import Malformed, RequestParts, pseudo_request
 from proxy.message import Headers, host_of
 from proxy.policy.answer import Redirect, Respond
+from proxy.policy.template import Variables
 from proxy.snapshot import Forward, Host, Listener, Pool, Route, Snapshot, TlsProfile
 
 TRANSPORTS = {"http/1.1": "TCP", "h2": "TCP", "h3": "UDP"}
+VERSIONS = {"http/1.1": b"HTTP/1.1", "h2": b"HTTP/2", "h3": b"HTTP/3"}
 
 EXPLAINED_LIMITS = EngineLimits(header_count=1000, header_bytes=1024 * 1024)
 """A request on a command line is not hostile."""
@@ -51,7 +53,8 @@ def explain(snapshot: Snapshot, question: Question, secret: bytes, now: float) -
     if listener is None:
         yield Line("listener", f"none speaks {question.protocol}: there {_are(snapshot)}")
         return
-    yield Line("listener", f"{listener.name}, {question.protocol} over {TRANSPORTS[question.protocol]}")
+    meant = "" if _meant(listener, question) else f" (the first one: none for {question.protocol} has port {question.port})"
+    yield Line("listener", f"{listener.name}, {question.protocol} over {TRANSPORTS[question.protocol]}{meant}")
     try:
         parts = pseudo_request(
             [
@@ -94,7 +97,8 @@ def explain(snapshot: Snapshot, question: Question, secret: bytes, now: float) -
         return
     yield Line("site", f"{host.site.name} (host {host.pattern})")
     if question.plain:
-        yield Line("answer", f"308 to https://{name.decode()}, port {listener.public_port}")
+        port = "" if listener.public_port == 443 else f":{listener.public_port}"
+        yield Line("answer", f"308 to https://{_bracketed(name).decode()}{port}{parts.path.decode()}")
         return
     chosen: Route | None = None
     for route, taken, why in host.site.routes.explain(parts.method, parts.path, parts.headers):
@@ -109,7 +113,12 @@ def explain(snapshot: Snapshot, question: Question, secret: bytes, now: float) -
         yield Line("answer", "403")
         return
     if isinstance(chosen.action, Redirect):
-        yield Line("answer", f"{chosen.action.status} to {chosen.action.location.text}")
+        location = chosen.action.location
+        filled = ""
+        if location.constant is None:
+            target = chosen.action.target(_variables(parts, question, client, address_key(secret, question.client)))
+            filled = f", here {target.decode('latin-1')}"
+        yield Line("answer", f"{chosen.action.status} to {location.text}{filled}")
     elif isinstance(chosen.action, Respond):
         yield Line("answer", f"{chosen.action.status} with {len(chosen.action.body)} bytes of its own")
     else:
@@ -123,9 +132,13 @@ def explain(snapshot: Snapshot, question: Question, secret: bytes, now: float) -
 def _listener(snapshot: Snapshot, question: Question) -> Listener | None:
     speaking = [listener for listener in snapshot.listeners if question.protocol in listener.protocols]
     for listener in speaking:
-        if question.port in {listener.public_port, listener.address[1]}:
+        if _meant(listener, question):
             return listener
     return speaking[0] if speaking else None
+
+
+def _meant(listener: Listener, question: Question) -> bool:
+    return question.port in {listener.public_port, listener.address[1]}
 
 
 def _are(snapshot: Snapshot) -> str:
@@ -134,6 +147,26 @@ def _are(snapshot: Snapshot) -> str:
 
 def _is_address(host: str) -> bool:
     return ":" in host or host.replace(".", "").isdigit()
+
+
+def _bracketed(host: bytes) -> bytes:
+    return b"[%b]" % host if b":" in host else host
+
+
+def _variables(parts: RequestParts, question: Question, client: str, connection_key: bytes) -> Variables:
+    """As the exchange would fill them in; the request id is one that no request has."""
+    name = host_of(parts.authority)
+    return Variables(
+        method=parts.method,
+        scheme=parts.scheme,
+        host=_bracketed(name),
+        path=parts.path,
+        version=VERSIONS[question.protocol],
+        client_address=client.encode(),
+        request_id=b"REQUEST-ID",
+        affinity_key=connection_key.hex().encode(),
+        sni=b"" if _is_address(name.decode()) else name,
+    )
 
 
 def _misdirected(host: Host | None, profile: TlsProfile | None, name: str, question: Question) -> str:
@@ -179,7 +212,8 @@ def _policy_texts(route: Route, client: str) -> Iterator[str]:
 def _forward(action: Forward, key: bytes, source: str, now: float) -> Iterator[Line]:
     pool = action.pool
     pinned = ", pinned to the connection" if pool.pins else ""
-    yield Line("pool", f"{pool.name}: {pool.balancer.settings.policy}{pinned}, {len(pool.endpoints)} endpoints")
+    count = len(pool.endpoints)
+    yield Line("pool", f"{pool.name}: {pool.balancer.settings.policy}{pinned}, {count} endpoint{'' if count == 1 else 's'}")
     shown = key.hex() if pool.key.kind in {"connection", "client_address"} else repr(key)
     yield Line("key", f"{source}: {shown}")
     steps = pool.balancer.explain(key, now)

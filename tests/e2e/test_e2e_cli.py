@@ -185,7 +185,7 @@ async def test_explain_knows_which_backends_are_down(authority, proxy, backends)
 
 
 OTHERS = {
-    "a redirect": ("/moved", [], "answer       308 to https://{host}/elsewhere", 308),
+    "a redirect": ("/moved", [], "answer       308 to https://{host}/elsewhere, here https://a.example.com/elsewhere", 308),
     "a fixed answer": ("/fixed", [], "answer       418 with 3 bytes of its own", 418),
     "a denied client": ("/denied", [], "answer       403", 403),
     "another method": ("/only-post", [], "answer       404: no route of the site matches", 404),
@@ -210,6 +210,10 @@ def test_explain_tells_of_sites_and_listeners_that_are_not_there(proxy):
     assert (ran.code, "421: no site has the host nobody.example.org" in ran.out) == (0, True)
     ran = qproxy("explain", "-c", proxy.config, f"http://a.example.com:{proxy.port}/x")
     assert (ran.code, "308 to https://a.example.com" in ran.out) == (0, True)
+    assert f"308 to https://a.example.com:{proxy.port}/x\n" in ran.out
+    other = 1 if proxy.port != 1 else 2
+    ran = qproxy("explain", "-c", proxy.config, f"https://a.example.com:{other}/")
+    assert f"(the first one: none for h2 has port {other})" in ran.out
 
 
 def test_explain_sends_nothing(proxy, backends):
