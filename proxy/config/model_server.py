@@ -38,10 +38,10 @@ class Listener(Model):
 
 
 class Admin(Model):
-    """The admin listener: /metrics, /health."""
+    """The admin listener: /metrics, /health, /pools and /config."""
 
     address: SocketAddress = ("127.0.0.1", 9090)
-    """IP address and port. Whoever reaches it may read and steer."""
+    """IP address and port. Whoever reaches it may read how the proxy runs, and nothing else."""
 
 
 AdminOrOff = Annotated[Annotated[Admin, Tag("on")] | Annotated[Literal["off"], Tag("off")], SWITCH]
