@@ -19,7 +19,7 @@ from proxy.config.load import ConfigError, Configuration, load
 from proxy.config.material import self_signed
 from proxy.control.explain import TRANSPORTS, Line, Question
 from proxy.control.explain import explain as explain_request
-from proxy.control.state import StateError, load_secret
+from proxy.control.state import SECRET_BYTES, StateError, read_secret
 from proxy.observe import Metrics
 from proxy.snapshot import Snapshot
 
@@ -43,11 +43,12 @@ def explain(  # noqa: PLR0913, PLR0917  # click gives each option an argument
 ) -> None:
     """Say step by step where a request for URL would go, and why.
 
-    Nothing is sent. The backends' states come from the qproxy that runs with this configuration's admin address, if one does.
+    Nothing is sent or written. The backends' states come from the qproxy that runs with this configuration's admin address, if one does.
     """
     try:
-        configuration = load(config, os.environ)
-        secret = load_secret(configuration.state)
+        configuration = load(config, os.environ, keep=False)
+        kept = read_secret(configuration.state)
+        secret = kept or bytes(SECRET_BYTES)
         snapshot = _compile(configuration, secret)
     except ConfigError as error:
         click.echo(str(error), err=True)
@@ -57,8 +58,10 @@ def explain(  # noqa: PLR0913, PLR0917  # click gives each option an argument
         sys.exit(1)
     question = _question(url, method, headers, client, protocol)
     now = time.monotonic()
-    states = _running_states(snapshot, now)
-    for line in [*explain_request(snapshot, question, secret, now), states]:
+    notes = [_running_states(snapshot, now)]
+    if kept is None:
+        notes.append(Line("secret", f"none in {configuration.state} before the first start: then keys, and what they choose, are others"))
+    for line in [*explain_request(snapshot, question, secret, now), *notes]:
         click.echo(f"{line.step:<{STEP_WIDTH}} {line.text}".rstrip())
 
 

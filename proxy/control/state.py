@@ -13,6 +13,18 @@ class StateError(Exception):
     """The state folder can't be used; the text says which file and why."""
 
 
+def read_secret(folder: Path) -> bytes | None:
+    """The secret of the folder, or None where none was made yet; writes nothing. Raises StateError."""
+    path = folder / "secret"
+    try:
+        return _checked(path, path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        msg = f"{path}: {error.strerror}: keys can't be told without the secret that they are hashed with"
+        raise StateError(msg) from None
+
+
 def load_secret(folder: Path) -> bytes:
     """The secret of the folder, made at the first call. Raises StateError.
 
@@ -32,6 +44,10 @@ def load_secret(folder: Path) -> bytes:
     except OSError as error:
         msg = f"{error.filename or path}: {error.strerror}: the state folder has to be writable (server: {{state: FOLDER}})"
         raise StateError(msg) from None
+    return _checked(path, secret)
+
+
+def _checked(path: Path, secret: bytes) -> bytes:
     if len(secret) != SECRET_BYTES:
         msg = f"{path}: {len(secret)} bytes where {SECRET_BYTES} were expected: remove it to have a new one made"
         raise StateError(msg)

@@ -216,6 +216,15 @@ def test_explain_tells_of_sites_and_listeners_that_are_not_there(proxy):
     assert f"(the first one: none for h2 has port {other})" in ran.out
 
 
+def test_explain_before_the_first_start_writes_nothing(tmp_path):
+    (tmp_path / "conf.d").mkdir()
+    site = {"hosts": ["a.example.com"], "tls": {"self_signed": True}, "routes": [{"respond": {"body": "here\n"}}]}
+    (tmp_path / "conf.d" / "site.yaml").write_text(json.dumps({"site": site}))
+    ran = qproxy("explain", "-c", tmp_path / "conf.d", "https://a.example.com:8443/")
+    assert (ran.code, "200 with 5 bytes of its own" in ran.out, "before the first start" in ran.out) == (0, True, True)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["conf.d"]
+
+
 def test_explain_sends_nothing(proxy, backends):
     """The counts of the backends stay as they are, but for the proxy's probes."""
 

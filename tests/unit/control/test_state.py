@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.control.state import SECRET_BYTES, StateError, load_secret
+from proxy.control.state import SECRET_BYTES, StateError, load_secret, read_secret
 
 
 def test_the_secret_is_made_once_and_kept_private(tmp_path: Path) -> None:
@@ -26,3 +26,15 @@ def test_a_folder_that_is_a_file_is_refused_in_one_sentence(tmp_path: Path) -> N
     (tmp_path / "file").write_text("x")
     with pytest.raises(StateError, match=r"the state folder has to be writable"):
         load_secret(tmp_path / "file")
+
+
+def test_reading_makes_nothing_and_gives_what_is_kept(tmp_path):
+    assert read_secret(tmp_path / "state") is None
+    assert not (tmp_path / "state").exists()
+    assert load_secret(tmp_path / "state") == read_secret(tmp_path / "state")
+    (tmp_path / "state" / "secret").write_bytes(b"short")
+    with pytest.raises(StateError, match="5 bytes where 32 were expected"):
+        read_secret(tmp_path / "state")
+    (tmp_path / "other" / "secret").mkdir(parents=True)
+    with pytest.raises(StateError, match="Is a directory"):
+        read_secret(tmp_path / "other")
