@@ -116,11 +116,6 @@ class Transport(SendingConnection):
         return self._close_event
 
     @property
-    def close_sent(self) -> bool:
-        """The connection is over but for its closing period."""
-        return self._state in END_STATES
-
-    @property
     def terminated(self) -> bool:
         """The closing period is over as well."""
         return self._state in END_STATES and self._close_at is None
