@@ -30,8 +30,8 @@ def problem(port: Port) -> str | None:
                 probe.listen(1)
         except OSError as error:
             owner = _owner(port)
-            by = f", by {owner}" if owner else ""
-            return f"{port.kind} port {port.number} of {port.host} can't be used{by}: {error.strerror}."
+            why = f"{owner} has it" if owner else error.strerror
+            return f"{port.kind} port {port.number} of {port.host} can't be used: {why}."
     return None
 
 

@@ -161,7 +161,7 @@ def test_a_taken_port_is_one_sentence(tmp_path):
         finally:
             demo.close()
     (line,) = demo.said.splitlines()
-    assert f"TCP port {demo.ports[9002]} of 127.0.0.1 can't be used, by process {os.getpid()} (" in line
+    assert f"TCP port {demo.ports[9002]} of 127.0.0.1 can't be used: process {os.getpid()} (" in line
 
 
 def test_the_certificates_are_kept_for_the_next_run(running):

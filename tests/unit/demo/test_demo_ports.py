@@ -20,6 +20,6 @@ def test_a_taken_port_is_told_with_its_owner_and_a_free_one_is_none(kind):
         sentence = problem(port)
         assert sentence is not None
         assert sentence.startswith(f"{kind} port {port.number} of 127.0.0.1 can't be used")
-        assert f"by process {os.getpid()} (" in sentence
+        assert f": process {os.getpid()} (" in sentence
         assert sentence.count(".") == 4  # the address's three, and one at the end
     assert problem(port) is None
