@@ -42,10 +42,7 @@ def failure_headers(error: ProxyError, request_id: bytes, now: float) -> Headers
 def plain_text(error: ProxyError, request_id: bytes) -> bytes:
     """The body of an error answer, for people."""
     kind = error.kind
-    try:
-        phrase = HTTPStatus(kind.status).phrase
-    except ValueError:
-        phrase = "Client Closed Request"
+    phrase = "Content Too Large" if kind is Kind.BODY_TOO_LARGE else HTTPStatus(kind.status).phrase  # RFC 9110's word; Python's is older
     if kind.side is Side.CLIENT:
         reason = error.detail
     elif kind is Kind.INTERNAL:

@@ -22,7 +22,7 @@ from balancer.pool import Outcome
 from proxy.answers import HEALTH_HEADERS, date_header, failure_headers, plain_text
 from proxy.engine.events import Informational, RequestBody, RequestHead, ResponseHead
 from proxy.errors import Kind, ProxyError, Reset
-from proxy.message import Headers, host_of
+from proxy.message import Headers, get, host_of
 from proxy.meters import AccessRecord
 from proxy.pipe import Pipe
 from proxy.policy.answer import Redirect, Respond
@@ -403,7 +403,10 @@ class Exchange:
         self._status = event.status
         if pool.pins:
             client.pins[pool.name] = backend
-        headers = self._edited(strip_hop_by_hop(event.headers))
+        headers = strip_hop_by_hop(event.headers)
+        if get(headers, b"date") is None:
+            headers.append(date_header(self._services.wall_clock()))  # RFC 9110, section 6.6.1
+        headers = self._edited(headers)
         self._head_sent = True
         if self._upload is not None:
             self._upload.commit()
@@ -539,6 +542,7 @@ class Exchange:
         """An answer of our own."""
         self._status = status
         self._head_sent = True
+        self._body_out = len(body) if self._head.method != b"HEAD" else 0
         self.client.respond(self.stream, status, [*headers, date_header(self._services.wall_clock())], body)
         self._finish("answered", None)
 
@@ -555,7 +559,9 @@ class Exchange:
             self._status = kind.status
             self._head_sent = True
             headers = failure_headers(error, self._id(), self._services.wall_clock())
-            self.client.respond(self.stream, kind.status, headers, plain_text(error, self._id()))
+            text = plain_text(error, self._id())
+            self._body_out = len(text) if self._head.method != b"HEAD" else 0
+            self.client.respond(self.stream, kind.status, headers, text)
         self._finish(kind.name.lower(), Outcome.RESPONSE_FAILED if kind in {Kind.UPSTREAM_CLOSED, Kind.UPSTREAM_PROTOCOL} else None, error)
 
     def on_internal_error(self, error: Exception) -> None:

@@ -24,7 +24,10 @@ def get(headers: Headers, name: bytes) -> bytes | None:
 
 
 def host_of(authority: bytes) -> bytes:
-    """The lower-case host of an authority, without port, brackets kept off: ``b"[::1]:443"`` gives ``b"::1"``."""
+    """The lower-case host of an authority, without port and brackets: ``b"[::1]:443"`` gives ``b"::1"``.
+
+    The dot that ends an absolute name is taken off: clients leave it out of the SNI (RFC 6066, section 3).
+    """
     if authority[:1] == b"[":
         return authority[1 : authority.find(b"]")].lower()
-    return authority.split(b":", 1)[0].lower()
+    return authority.split(b":", 1)[0].lower().removesuffix(b".")

@@ -61,7 +61,10 @@ def explain(  # noqa: PLR0913, PLR0917  # click gives each option an argument
     notes = [_running_states(snapshot, now)]
     if kept is None:
         notes.append(Line("secret", f"none in {configuration.state} before the first start: then keys, and what they choose, are others"))
-    for line in [*explain_request(snapshot, question, secret, now), *notes]:
+    lines = list(explain_request(snapshot, question, secret, now))
+    if any(line.step == "candidates" for line in lines):
+        lines += notes
+    for line in lines:
         click.echo(f"{line.step:<{STEP_WIDTH}} {line.text}".rstrip())
 
 

@@ -25,7 +25,7 @@ MAX_CONNECTIONS = 64
 IDLE_SECONDS = 60.0
 """How long a connection may wait between requests."""
 
-_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_HEADERS = {"Server": "qproxy", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 @dataclass(frozen=True, slots=True)

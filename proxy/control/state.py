@@ -3,7 +3,9 @@
 Knows files; the secret's uses are elsewhere.
 """
 
+import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 SECRET_BYTES = 32
@@ -33,18 +35,27 @@ def load_secret(folder: Path) -> bytes:
     path = folder / "secret"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            secret = path.read_bytes()
-        else:
-            secret = os.urandom(SECRET_BYTES)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secret)
+        if not path.exists():
+            _make(path)
+        secret = path.read_bytes()
     except OSError as error:
         msg = f"{error.filename or path}: {error.strerror}: the state folder has to be writable (server: {{state: FOLDER}})"
         raise StateError(msg) from None
     return _checked(path, secret)
+
+
+def _make(path: Path) -> None:
+    """Write a new secret whole or not at all; another process may be doing the same, and the first one's counts."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".secret-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(os.urandom(SECRET_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(name, path)
+    finally:
+        Path(name).unlink()
 
 
 def _checked(path: Path, secret: bytes) -> bytes:

@@ -18,6 +18,8 @@ from tests.unit.exchange_world import DEFAULT_PROFILE, FakeClient, World
 
 CLOSED = ProxyError(Kind.UPSTREAM_CLOSED, "gone")
 REFUSED = ProxyError(Kind.CONNECT_REFUSED, "refused", retry=True)
+DATE = (b"date", b"Tue, 14 Nov 2023 22:13:20 GMT")
+"""The world's clock stands still."""
 ALT_SVC = (b"alt-svc", b'h3=":8443"; ma=86400')
 
 
@@ -42,7 +44,7 @@ def test_a_get_goes_through_without_waiting_when_a_connection_is_idle() -> None:
     exchange.on_response_body(b"hi")
     exchange.on_response_end([])
     assert client.said == [
-        ("head", 1, 200, [(b"content-length", b"2"), ALT_SVC], False),
+        ("head", 1, 200, [(b"content-length", b"2"), DATE, ALT_SVC], False),
         ("data", 1, b"hi", False),
         ("data", 1, b"", True),
     ]
@@ -56,11 +58,33 @@ def test_a_get_goes_through_without_waiting_when_a_connection_is_idle() -> None:
     assert len(world.deadlines) == 0
 
 
+def test_a_backends_own_date_stays() -> None:
+    world, client = World(), FakeClient(version="HTTP/3")
+    world.request(client).on_response_head(ResponseHead(204, [(b"date", b"theirs")], end=True))
+    assert client.said == [("head", 1, 204, [(b"date", b"theirs")], True)]
+
+
+def test_bytes_of_the_proxys_own_answers_are_counted_but_not_for_head() -> None:
+    for method, size in ((b"GET", 3), (b"HEAD", 0)):
+        world, client = World(action=Respond(200, (), b"tea")), FakeClient()
+        world.request(client, method)
+        assert world.records[0].bytes_out == world.route.counters.bytes_out.value == size
+    world, client = World(access=Access(None, Networks(["192.0.2.0/24"]))), FakeClient()
+    world.request(client)
+    assert world.records[0].bytes_out == len(client.said[0][4]) > 0
+
+
+def test_an_absolute_name_is_the_same_host() -> None:
+    world, client = World(), FakeClient()
+    world.request(client, authority=b"A.example.com.:8443").on_response_head(ResponseHead(204, [], end=True))
+    assert client.status == 204
+
+
 def test_a_small_answer_goes_out_in_one_piece() -> None:
     world, client = World(), FakeClient()
     exchange = world.request(client)
     exchange.on_whole_response(ResponseHead(200, [(b"content-length", b"2")], end=False, content_length=2), b"hi")
-    assert client.said == [("head", 1, 200, [(b"content-length", b"2"), ALT_SVC], False), ("data", 1, b"hi", True)]
+    assert client.said == [("head", 1, 200, [(b"content-length", b"2"), DATE, ALT_SVC], False), ("data", 1, b"hi", True)]
     (record,) = world.records
     assert (record.status, record.ended, record.bytes_out, world.inflight, len(world.deadlines)) == (200, "complete", 2, 0, 0)
 
@@ -79,7 +103,7 @@ def test_the_choice_is_pinned_to_the_connection_and_survives_a_ring_that_would_s
 def test_http3_answers_carry_no_alt_svc() -> None:
     world, client = World(), FakeClient(version="HTTP/3")
     world.request(client).on_response_head(ResponseHead(204, [], end=True))
-    assert client.said == [("head", 1, 204, [], True)]
+    assert client.said == [("head", 1, 204, [DATE], True)]
     assert world.host.requests["HTTP/3"].value == 1
 
 
@@ -164,7 +188,7 @@ def test_header_edits_rewrites_and_the_upstream_host() -> None:
     assert sent[b"x-key"] == (b"k" * 16).hex().encode() + b"/192.0.2.7"
     assert b"accept" not in sent
     exchange.on_response_head(ResponseHead(204, [(b"server", b"x")], end=True))
-    assert client.said == [("head", 1, 204, [ALT_SVC], True)]
+    assert client.said == [("head", 1, 204, [DATE, ALT_SVC], True)]
 
 
 def test_a_body_that_comes_before_the_connection_is_kept_and_credited_once_it_is_sent() -> None:

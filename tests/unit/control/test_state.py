@@ -38,3 +38,12 @@ def test_reading_makes_nothing_and_gives_what_is_kept(tmp_path):
     (tmp_path / "other" / "secret").mkdir(parents=True)
     with pytest.raises(StateError, match="Is a directory"):
         read_secret(tmp_path / "other")
+
+
+def test_whoever_comes_second_takes_the_first_ones_secret_and_nothing_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load_secret(tmp_path)
+    monkeypatch.setattr(Path, "exists", lambda _: False)  # as for a process that looked a moment earlier
+    assert load_secret(tmp_path) == first
+    assert [path.name for path in tmp_path.iterdir()] == ["secret"]
