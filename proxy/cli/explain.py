@@ -61,10 +61,7 @@ def explain(  # noqa: PLR0913, PLR0917  # click gives each option an argument
     notes = [_running_states(snapshot, now)]
     if kept is None:
         notes.append(Line("secret", f"none in {configuration.state} before the first start: then keys, and what they choose, are others"))
-    lines = list(explain_request(snapshot, question, secret, now))
-    if any(line.step == "candidates" for line in lines):
-        lines += notes
-    for line in lines:
+    for line in [*explain_request(snapshot, question, secret, now), *notes]:
         click.echo(f"{line.step:<{STEP_WIDTH}} {line.text}".rstrip())
 
 
