@@ -110,7 +110,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def credit(self, taken: int) -> None:
         """The exchange's client took *taken* bytes of the answer."""
         self._uncredited -= taken
-        if self._read_paused and self._uncredited <= 0:
+        if self._read_paused and self._uncredited <= LOW_WATER:
             self._read_paused = False
             if self._transport is not None:
                 self._transport.resume_reading()
@@ -192,7 +192,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
                 consumer.on_informational(cast("Informational", event))
             if self._consumer is not consumer:
                 return  # the answer is complete, or the exchange let go of it while taking an event
-        if self._uncredited > 0 and not self._read_paused and self._transport is not None:
+        if self._uncredited > HIGH_WATER and not self._read_paused and self._transport is not None:
             self._read_paused = True
             self._transport.pause_reading()
 
