@@ -5,10 +5,10 @@ go through ``pipe.Pipe`` and not through here (the request's by way of ``upload.
 idle connection to the backend at hand, a request goes from its head to bytes towards the backend with no task, no future and no timer;
 only a connect makes it come back later.
 
-    on_request -> _admit -> _forward -> _try_next -> _send -> on_response_head -> on_response_body ... -> on_response_end -> _finish
-                     |                      ^  |
-                     +-> _answer            |  +-> on_connect_failed / on_upstream_error -> _fail (no other candidate may be tried)
-                                            +------------------------+
+    on_request -> _admit -> _forward -> _try -> _send -> on_response_head -> on_response_body ... -> on_response_end -> _finish
+                     |                   ^  |
+                     +-> _answer         |  +-> on_connect_failed / on_upstream_error -> _fail (no other candidate may be tried)
+                                         +------------------------+
 
 Every path ends in ``_finish``, once: there the counters, the balancer's report and the access log line are.
 """
@@ -123,23 +123,22 @@ class Exchange:
             self._plain_http()
             return
         resolved = client.resolved
+        host: Host | None
         if resolved is not None and resolved[0] is snapshot and resolved[1] == head.authority:
             host = resolved[2]
+            allowed = True
         else:
-            found = snapshot.find_host(host_of(head.authority))
-            health_path = found.site.health_path if found is not None else snapshot.health_path
-            if health_path is not None and _is_path(head.path, health_path):
-                self._health()
-                return
-            if found is None or not self._may_ask(found):
-                self._fail(ProxyError(Kind.MISDIRECTED, "this connection's certificate or rules are not for that authority"))
-                return
-            client.resolved = (snapshot, head.authority, found)
-            host = found
-        site = self._site = host.site
-        if site.health_path is not None and _is_path(head.path, site.health_path):
+            host = snapshot.find_host(host_of(head.authority))
+            allowed = False
+        if snapshot.answers_health(host, head.path):
             self._health()
             return
+        if host is None or not (allowed or self._may_ask(host)):
+            self._fail(ProxyError(Kind.MISDIRECTED, "this connection's certificate or rules are not for that authority"))
+            return
+        if not allowed:
+            client.resolved = (snapshot, head.authority, host)
+        site = self._site = host.site
         host.requests[client.version].value += 1
         route = self._route = site.routes.find(head.method, head.path, head.headers)
         if route is None:
@@ -161,17 +160,16 @@ class Exchange:
         """Plain HTTP on the TLS port: health, else a redirect to https."""
         head = self._head
         snapshot = self._services.snapshot
-        found = snapshot.find_host(host_of(head.authority))
-        health_path = found.site.health_path if found is not None else snapshot.health_path
-        if health_path is not None and _is_path(head.path, health_path):
+        name = host_of(head.authority)
+        host = snapshot.find_host(name)
+        if snapshot.answers_health(host, head.path):
             self._health()
             return
-        if found is None:
+        if host is None:
             self._fail(ProxyError(Kind.MISDIRECTED, "no such host here, and this port speaks https"))
             return
         port = self.client.listener.public_port
-        host = host_of(head.authority)
-        authority = _bracketed(host) + (b"" if port == 443 else b":%d" % port)
+        authority = _bracketed(name) + (b"" if port == 443 else b":%d" % port)
         path = head.path if head.path[:1] == b"/" else b"/"
         self._answer(308, [(b"location", b"https://" + authority + path), (b"content-length", b"0")], b"")
 
@@ -271,19 +269,18 @@ class Exchange:
             )
         pinned = client.pins.get(pool.name) if pool.pins else None
         self._candidates = pool.balancer.candidates(self._key, now, pinned)
-        self._try_next()
+        backend = self._next_candidate()
+        if backend is None:
+            self._fail(ProxyError(Kind.NO_BACKEND, "no backend of the pool is available"))
+        else:
+            self._try(backend)
 
     def _client_key(self) -> bytes:
         return address_key(self._services.secret, self._address())
 
-    def _try_next(self, *, fresh: bool = False) -> None:
-        """Take the next candidate: an idle connection at once (unless it must be a *fresh* one), or a new one later."""
+    def _try(self, backend: Backend, *, fresh: bool = False) -> None:
+        """Send to a candidate: on an idle connection at once (unless it must be a *fresh* one), or on a new one later."""
         route, action = self._forwarding()
-        assert self._candidates is not None
-        backend = next(self._candidates, None)
-        if backend is None:
-            self._fail(ProxyError(Kind.NO_BACKEND, "no backend of the pool is available"))
-            return
         self._backend = backend
         self._last_backend = backend.identity
         self._attempts += 1
@@ -303,21 +300,23 @@ class Exchange:
     def on_connect_failed(self, error: ProxyError) -> None:
         """The candidate can't be reached: nothing was sent, so any request may walk on to the next one, at once."""
         self._attempt = None
-        _, action = self._forwarding()
         self._give_up_backend(Outcome.CONNECT_FAILED)
         self._connect_failures += 1
         self._attempts -= 1
-        if self._connect_failures >= MAX_CONNECT_FAILURES:
-            self._fail(error)
-            return
-        assert self._candidates is not None
-        candidate = next(self._candidates, None)
+        candidate = self._next_candidate() if self._connect_failures < MAX_CONNECT_FAILURES else None
         if candidate is None:
             self._fail(error)
-            return
-        self._services.meters.upstream_retries.cell(action.pool.name).value += 1
-        self._candidates = _then(candidate, self._candidates)
-        self._try_next()
+        else:
+            self._try_again(candidate)
+
+    def _next_candidate(self) -> Backend | None:
+        assert self._candidates is not None
+        return next(self._candidates, None)
+
+    def _try_again(self, candidate: Backend) -> None:
+        assert self._pool is not None
+        self._services.meters.upstream_retries.cell(self._pool.name).value += 1
+        self._try(candidate)
 
     # 4. To the backend
 
@@ -455,19 +454,15 @@ class Exchange:
             # ones are as old, and this happens once at most.
             backend = self._backend
             assert backend is not None
-            assert self._candidates is not None
             self._give_up_backend(None)
             self._attempts -= 1
-            self._candidates = _then(backend, self._candidates)
-            self._try_next(fresh=True)
+            self._try(backend, fresh=True)
             return
         self._give_up_backend(Outcome.CONNECT_FAILED if error.kind is Kind.CONNECT_REFUSED else Outcome.RESPONSE_FAILED)
-        if repeatable and self._attempts < route.retry.attempts and self._candidates is not None:
-            candidate = next(self._candidates, None)
+        if repeatable and self._attempts < route.retry.attempts:
+            candidate = self._next_candidate()
             if candidate is not None and action.pool.balancer.allow_retry(self._services.clock()):
-                self._services.meters.upstream_retries.cell(action.pool.name).value += 1
-                self._candidates = _then(candidate, self._candidates)
-                self._try_next()
+                self._try_again(candidate)
                 return
         self._fail(error)
 
@@ -655,15 +650,5 @@ class Exchange:
         self.client.exchange_done(self.stream)
 
 
-def _is_path(path: bytes, wanted: bytes) -> bool:
-    """Whether *path* (with its query) is *wanted*."""
-    return path.startswith(wanted) and (len(path) == len(wanted) or path[len(wanted)] == 0x3F)
-
-
 def _bracketed(host: bytes) -> bytes:
     return b"[%b]" % host if b":" in host else host
-
-
-def _then(first: Backend, rest: Iterator[Backend]) -> Iterator[Backend]:
-    yield first
-    yield from rest

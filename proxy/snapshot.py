@@ -306,3 +306,8 @@ class Snapshot:
     def find_host(self, host: bytes) -> Host | None:
         """The configured host for a lower-case host name: exact, then wildcard (one label)."""
         return self.exact_hosts.get(host) or self.wildcard_hosts.get(host.partition(b".")[2])
+
+    def answers_health(self, host: Host | None, path: bytes) -> bool:
+        """Whether *path* (with its query) is for the health answer: of *host*'s site, or of the server where no site has the authority."""
+        wanted = host.site.health_path if host is not None else self.health_path
+        return wanted is not None and path.startswith(wanted) and (len(path) == len(wanted) or path[len(wanted)] == 0x3F)

@@ -86,10 +86,8 @@ def explain(snapshot: Snapshot, question: Question, secret: bytes, now: float) -
             f"SNI {sni or '(none)'} -> {profile.domain}: {profile.certificate.source}, {', '.join(profile.certificate.names)}",
         )
     host = snapshot.find_host(name)
-    path = parts.path.partition(b"?")[0]
-    health = host.site.health_path if host is not None else snapshot.health_path
-    if health is not None and path == health:
-        yield Line("health", f"{health.decode()} is answered by the proxy itself: 200 OK")
+    if snapshot.answers_health(host, parts.path):
+        yield Line("health", f"{parts.path.partition(b'?')[0].decode()} is answered by the proxy itself: 200 OK")
         return
     refusal = _misdirected(host, profile, name.decode(), question)
     if host is None or refusal:

@@ -1,7 +1,7 @@
 """One strict validator of messages for all versions of HTTP (RFC 9110, 9112, 9113, 9114).
 
-Knows requests, responses and trailers as lists of fields. Knows nothing of bytes on the wire, frames or connections: an engine splits a
-message into fields and hands them in. What comes out means the same to every backend; what could be read in two ways is refused.
+Knows requests, responses and trailers as lists of fields, on HTTP/1 as field lines. Knows nothing of frames, bodies or connections: an
+engine splits a message and hands its head in. What comes out means the same to every backend; what could be read in two ways is refused.
 """
 
 from collections.abc import Sequence

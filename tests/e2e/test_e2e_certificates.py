@@ -51,7 +51,7 @@ async def wait_shown(authority, proxy, file, sni=A):
     wanted, began = serial(file), time.monotonic()
     while (await asyncio.to_thread(shown_on_tcp, proxy, sni), await shown_on_quic(authority, proxy, sni)) != (wanted, wanted):
         assert time.monotonic() - began < SECONDS + SLACK, "the new certificate is not in use"
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # another process gives no event to wait for; bounded above
 
 
 def events(proxy, text):

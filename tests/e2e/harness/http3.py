@@ -170,7 +170,7 @@ class Http3(QuicConnectionProtocol):
         sender = self._quic._streams[number].sender
         for piece in pieces:
             while sender.highest_offset < sender._buffer_stop - QUEUE:
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(0.002)  # aioquic tells nobody when its buffer shrinks
             self.http.send_data(number, piece, end_stream=False)
             self.transmit()
         self.http.send_data(number, b"", end_stream=True)

@@ -29,6 +29,9 @@ from harness.http3 import Http3
 
 LIMIT = 30.0  # seconds for one request
 
+PAUSE = 0.05
+"""Seconds from a connection that was refused to the next try: a client that spins would take the core from what is tested."""
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -152,7 +155,7 @@ class Load:
             )
         except (OSError, ssl.SSLError) as error:
             count.add(0, why=f"connect: {error!r}")
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(PAUSE)
             return
         request = f"GET {self._path} HTTP/1.1\r\nhost: {self._host}\r\n\r\n".encode()
         try:
@@ -184,7 +187,7 @@ class Load:
             )
         except (OSError, ssl.SSLError) as error:
             count.add(0, why=f"connect: {error!r}")
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(PAUSE)
             return
         try:
             async with asyncio.TaskGroup() as group:
@@ -214,7 +217,7 @@ class Load:
                 client = await context.__aenter__()
         except (OSError, TimeoutError) as error:
             count.add(0, why=f"connect: {error!r}")
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(PAUSE)
             return
         try:
             async with asyncio.TaskGroup() as group:
