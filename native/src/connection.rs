@@ -1,0 +1,233 @@
+//! One QUIC connection with HTTP/3 on it: packets in and out, timers, paths, its end.
+//!
+//! Knows quiche and `http3`. Knows no other connection and no Python; what happens is told to an `Application` and asked of methods.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use quiche::{PathEvent, RecvInfo, SendInfo};
+
+use crate::frames::code;
+use crate::http3::{Application, Change, Http3, Limits, Seen};
+
+/// Between the last acknowledged response after GOAWAY and the close, for GOAWAY to arrive.
+const GOAWAY_LINGER: Duration = Duration::from_millis(250);
+
+/// A deadline that is not in the future although its timer was handled is put off by so much: nothing can spin. And packets whose
+/// release by the pacer is no further away than this are sent at once: event loops know no finer time.
+pub const GRAIN: Duration = Duration::from_millis(1);
+
+/// TLS alerts, as errors of the transport (RFC 9001, section 4.8).
+const TLS_ALERTS: std::ops::Range<u64> = 0x100..0x200;
+
+/// One connection, server side.
+pub struct Connection {
+    pub quic: quiche::Connection,
+    pub http: Option<Http3>,
+    /// Who the client is now, and where it came in.
+    pub peer: SocketAddr,
+    complete_by: Option<Instant>,
+    linger_until: Option<Instant>,
+    release_at: Option<Instant>,
+    told_closed: bool,
+}
+
+impl Connection {
+    /// A connection that has yet to see its first packet.
+    #[must_use]
+    pub fn new(quic: quiche::Connection, peer: SocketAddr, handshake_timeout: Duration) -> Self {
+        Self {
+            quic,
+            http: None,
+            peer,
+            complete_by: Instant::now().checked_add(handshake_timeout),
+            linger_until: None,
+            release_at: None,
+            told_closed: false,
+        }
+    }
+
+    /// Take a datagram; it is decrypted in place. False where nothing of the connection's packets so far was authentic.
+    pub fn receive(&mut self, datagram: &mut [u8], from: SocketAddr, to: SocketAddr) -> bool {
+        let _ = self.quic.recv(datagram, RecvInfo { from, to }); // an error has closed the connection, which `collect` tells
+        // Quiche counts a packet that it could handle to the end: an alert says that TLS read what a packet had brought.
+        self.http.is_some()
+            || self.quic.stats().recv > 0
+            || self.quic.local_error().is_some_and(|error| TLS_ALERTS.contains(&error.error_code))
+    }
+
+    /// The handshake was complete once.
+    #[must_use]
+    pub fn was_ready(&self) -> bool {
+        self.http.is_some()
+    }
+
+    /// Its end was told; it takes no verbs any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.told_closed
+    }
+
+    /// It can be forgotten: the closing period is over as well.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.told_closed && self.quic.is_closed()
+    }
+
+    /// Tell what came: changes of the connection, then what HTTP/3 has for the application.
+    pub fn collect(&mut self, limits: &Limits, app: &mut dyn Application, scratch: &mut [u8]) {
+        if self.told_closed {
+            return;
+        }
+        if self.http.is_none() && self.quic.is_established() {
+            match Http3::new(&mut self.quic, limits) {
+                Ok(http) => self.http = Some(http),
+                Err(_) => self.close(code::INTERNAL_ERROR, "no control stream"),
+            }
+            self.complete_by = None;
+            if self.http.is_some() {
+                app.changed(Change::Ready);
+            }
+        }
+        if let Some(http) = &mut self.http {
+            http.read(&mut self.quic, limits, app, scratch);
+        }
+        while let Some(event) = self.quic.path_event_next() {
+            if let PathEvent::PeerMigrated(_, peer) = event {
+                if self.http.is_some() && peer != self.peer {
+                    app.changed(Change::Moved(peer));
+                }
+                self.peer = peer;
+            }
+        }
+        self.look_at_end(app);
+    }
+
+    /// What it saw of the network, once the handshake was complete.
+    #[must_use]
+    pub fn seen(&self) -> Option<Seen> {
+        self.http.as_ref()?;
+        let path = self.quic.path_stats().find(|path| path.active)?;
+        let all = self.quic.stats();
+        Some(Seen {
+            round_trip: path.rtt,
+            congestion_window: path.cwnd,
+            packets_sent: all.sent,
+            packets_lost: all.lost,
+            bytes_lost: all.lost_bytes,
+        })
+    }
+
+    /// Tell once that the connection is over, whatever ended it.
+    pub fn look_at_end(&mut self, app: &mut dyn Application) {
+        if self.told_closed {
+            return;
+        }
+        let over = self.quic.is_closed() || self.quic.is_draining() || self.quic.local_error().is_some();
+        if over {
+            self.told_closed = true;
+            self.complete_by = None;
+            self.linger_until = None;
+            let (error, detail) = self.reason();
+            let error = if self.http.is_none() && error.is_empty() { "closed" } else { error };
+            app.changed(Change::Closed { error: error.to_owned(), detail, seen: self.seen() });
+        } else if let Some(http) = &mut self.http {
+            if http.is_drained(&mut self.quic) {
+                self.linger_until.get_or_insert_with(|| Instant::now() + GOAWAY_LINGER);
+            } else {
+                self.linger_until = None;
+            }
+        }
+    }
+
+    /// A token and words, from the codes of RFC 9000, 9001, 9114 and 9204.
+    fn reason(&self) -> (&'static str, String) {
+        let Some(error) = self.quic.peer_error().or_else(|| self.quic.local_error()) else {
+            return ("", if self.quic.is_timed_out() { "idle" } else { "reset" }.to_owned());
+        };
+        let number = error.error_code;
+        let words: String = String::from_utf8_lossy(&error.reason).chars().take(100).collect();
+        if error.is_app {
+            if matches!(number, 0 | code::NO_ERROR) {
+                return ("", words);
+            }
+            return (code::name(number).unwrap_or("application_error"), format!("{number:#x} {words}"));
+        }
+        if TLS_ALERTS.contains(&number) {
+            return ("tls_alert", format!("alert {} {words}", number - 0x100));
+        }
+        (transport_error(number), format!("{number:#x} {words}"))
+    }
+
+    /// Close with an HTTP/3 code.
+    pub fn close(&mut self, code: u64, words: &str) {
+        let _ = self.quic.close(true, code, words.as_bytes()); // Done: it is closed already
+    }
+
+    /// Move waiting bytes into quiche. True where some were moved.
+    pub fn feed(&mut self, limits: &Limits, app: &mut dyn Application) -> bool {
+        match &mut self.http {
+            Some(http) if !self.told_closed => http.feed(&mut self.quic, limits, app),
+            _ => false,
+        }
+    }
+
+    /// The next packet, or None: nothing to send, or not yet.
+    pub fn send(&mut self, out: &mut [u8]) -> Option<(usize, SendInfo)> {
+        self.release_at = None;
+        if self.quic.local_error().is_none() {
+            let now = Instant::now();
+            let release = self.quic.get_next_release_time().and_then(|decision| decision.time(now));
+            if let Some(at) = release.filter(|at| *at > now + GRAIN) {
+                self.release_at = Some(at);
+                return None;
+            }
+        }
+        self.quic.send(out).ok() // an error has closed the connection, which `collect` tells
+    }
+
+    /// When `on_timer` is to be called next.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        [self.quic.timeout_instant(), self.complete_by, self.linger_until, self.release_at].into_iter().flatten().min()
+    }
+
+    /// Handle the timers that are due. False where the handshake took too long: the connection is to be dropped.
+    #[must_use]
+    pub fn on_timer(&mut self, now: Instant) -> bool {
+        if self.complete_by.is_some_and(|by| by <= now) {
+            return false;
+        }
+        if self.linger_until.is_some_and(|until| until <= now) {
+            self.linger_until = None;
+            self.close(code::NO_ERROR, "");
+        }
+        if self.quic.timeout_instant().is_some_and(|due| due <= now) {
+            self.quic.on_timeout();
+        }
+        true
+    }
+}
+
+fn transport_error(number: u64) -> &'static str {
+    match number {
+        0x0 => "",
+        0x1 => "internal_error",
+        0x2 => "connection_refused",
+        0x3 => "flow_control_error",
+        0x4 => "stream_limit_error",
+        0x5 => "stream_state_error",
+        0x6 => "final_size_error",
+        0x7 => "frame_encoding_error",
+        0x8 => "transport_parameter_error",
+        0x9 => "connection_id_limit_error",
+        0xA => "protocol_violation",
+        0xC => "application_error",
+        0xD => "crypto_buffer_exceeded",
+        0xE => "key_update_error",
+        0xF => "aead_limit_reached",
+        0x10 => "no_viable_path",
+        0x11 => "version_negotiation_error",
+        _ => "transport_error",
+    }
+}

@@ -1,0 +1,833 @@
+//! All QUIC connections of one UDP listener: which datagram is whose, timers, packets out, and the seam's verbs by (connection, stream).
+//!
+//! Knows connection IDs, the life of connections and `engine/seam.py`. Knows no packets beyond their heads and no HTTP beyond its verbs.
+//!
+//! Only connections with something to do are visited: those that datagrams, timers or verbs touched. A panic below costs the connection
+//! that found it and no other.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyDict, PyList};
+use quiche::ConnectionId;
+use slab::Slab;
+
+use crate::connection::{Connection, GRAIN};
+use crate::http3::{Http3, Limits};
+use crate::io::{Burst, MAX_BURST, MAX_SEGMENTS, Receiver, Sender, link_mtu};
+use crate::output::Chunk;
+use crate::packets::{self, CID_BYTES, Cid, LongHeader, MAX_CID, MIN_CLIENT_DCID, MIN_DATAGRAM};
+use crate::python::{self, Callbacks, Teller, setting};
+use crate::timers::Timers;
+use crate::tls::{Selected, Tls};
+
+/// Version negotiations and refusals for one batch of datagrams; the rest gets none.
+const STATELESS_ANSWERS: usize = 16;
+
+/// System calls of one `receive_fd`: enough to save turns of the event loop, few enough to stay fair to TCP.
+const RECEIVES: usize = 4;
+
+/// Largest datagram that path MTU discovery looks for: beyond it, a packet more costs next to nothing.
+const LARGEST: usize = 16 * 1024;
+
+/// The same where the link's MTU is unknown: Ethernet's, less the headers of IPv6 and UDP.
+const ETHERNET: usize = 1500 - 48;
+
+/// Local addresses whose link is remembered.
+const LINKS: usize = 1024;
+
+/// Bytes of packets that wait for the socket, at most.
+const ARENA: usize = 512 * 1024;
+
+/// Bytes of packets of one connection before it is the next connection's turn.
+const VISIT: usize = 128 * 1024;
+
+/// Bytes read from a stream at once.
+const SCRATCH: usize = 64 * 1024;
+
+/// Unidirectional streams that a client may have open: HTTP/3 needs three, the rest is for extensions and grease.
+const UNI_STREAMS: u64 = 8;
+
+/// Bytes in flight of one of these.
+const UNI_WINDOW: u64 = 64 * 1024;
+
+/// Connection IDs that a client has to choose from when it moves (it may ask for fewer), and the addresses that it can have in its time.
+const CONNECTION_IDS: u64 = 8;
+
+/// Bits of a handle that are the slot; the rest counts connections, so that a handle is never used again.
+const SLOT_BITS: u32 = 24;
+
+/// Times that a fresh connection ID is asked for when it is taken: a client's own choice may stand there.
+const MINTINGS: usize = 8;
+
+/// One connection, and what the endpoint has to know of it.
+struct Entry {
+    connection: Connection,
+    handle: u64,
+    original: Cid,
+    cids: Vec<Cid>,
+    selected: Option<Selected>,
+    /// Of its current entry among the timers.
+    timer: Option<Instant>,
+    /// Stands among the dirty ones.
+    dirty: bool,
+    /// Stands among those that this batch of datagrams touched.
+    touched: bool,
+}
+
+/// Packets that wait for the socket.
+struct Outgoing {
+    arena: Vec<u8>,
+    used: usize,
+    bursts: Vec<Burst>,
+    /// Bursts at the head that were sent.
+    done: usize,
+}
+
+impl Outgoing {
+    /// There is room for another packet of at most `size` bytes.
+    fn has_room(&mut self, size: usize) -> bool {
+        if self.arena.is_empty() {
+            self.arena = vec![0; ARENA.max(size)];
+        }
+        self.arena.len() - self.used >= size
+    }
+
+    /// A packet of `size` bytes was written behind the others.
+    fn add(&mut self, size: usize, from: SocketAddr, to: SocketAddr) {
+        let start = self.used;
+        self.used += size;
+        if self.done < self.bursts.len()
+            && let Some(last) = self.bursts.last_mut()
+        {
+            let bytes = last.range.len();
+            let whole = bytes % last.segment == 0;
+            let room = bytes / last.segment < MAX_SEGMENTS && bytes + size <= MAX_BURST;
+            if whole && room && size <= last.segment && last.to == to && last.from == from {
+                last.range.end += size;
+                return;
+            }
+        }
+        self.bursts.push(Burst { range: start..start + size, segment: size, from, to });
+    }
+
+    fn clear(&mut self) {
+        self.used = 0;
+        self.done = 0;
+        self.bursts.clear();
+    }
+}
+
+/// The QUIC endpoint of one UDP listener: implements the verbs of `seam.Endpoint` and `seam.FastEndpoint`.
+#[pyclass(unsendable, subclass, module = "qproxy_native")]
+pub struct Endpoint {
+    callbacks: Callbacks,
+    tls: Tls,
+    config: quiche::Config,
+    limits: Limits,
+    handshake_timeout: Duration,
+    max_handshakes: usize,
+    max_connections: usize,
+    /// What the settings say; `MIN_DATAGRAM` leaves it to the link.
+    max_datagram: usize,
+    /// Largest datagram by local address.
+    links: HashMap<IpAddr, usize>,
+    entries: Slab<Box<Entry>>,
+    by_cid: HashMap<Cid, usize>,
+    timers: Timers,
+    dirty: VecDeque<usize>,
+    touched: Vec<usize>,
+    events: Py<PyList>,
+    outgoing: Outgoing,
+    receiver: Receiver,
+    sender: Sender,
+    scratch: Vec<u8>,
+    /// The same moment by our clock and by Python's.
+    clock: (Instant, f64),
+    serial: u64,
+    answers: usize,
+    refusing: bool,
+    /// Handshakes in progress.
+    #[pyo3(get)]
+    handshakes: usize,
+    /// Datagrams that belonged nowhere, or came beyond a bound.
+    #[pyo3(get)]
+    dropped: u64,
+}
+
+#[pymethods]
+impl Endpoint {
+    #[new]
+    fn new(py: Python<'_>, settings: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let limits = Limits {
+            header_count: setting(settings, "header_count")?,
+            header_bytes: setting(settings, "header_bytes")?,
+            stream_window: setting(settings, "stream_window")?,
+            connection_window: setting(settings, "connection_window")?,
+            high_water: setting(settings, "high_water")?,
+            low_water: setting(settings, "low_water")?,
+        };
+        let max_datagram = setting(settings, "max_datagram_size")?;
+        let tls = Tls::new(setting(settings, "select")?);
+        let config = configure(settings, &tls, &limits).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let most: usize = setting(settings, "connections")?;
+        Ok(Self {
+            callbacks: Callbacks::new(settings)?,
+            tls,
+            config,
+            limits,
+            handshake_timeout: Duration::try_from_secs_f64(setting(settings, "handshake_timeout")?)
+                .map_err(|error| PyValueError::new_err(error.to_string()))?,
+            max_handshakes: setting(settings, "handshakes")?,
+            max_connections: most.min(1 << SLOT_BITS),
+            max_datagram,
+            links: HashMap::new(),
+            entries: Slab::new(),
+            by_cid: HashMap::new(),
+            timers: Timers::default(),
+            dirty: VecDeque::new(),
+            touched: Vec::new(),
+            events: PyList::empty(py).unbind(),
+            outgoing: Outgoing { arena: Vec::new(), used: 0, bursts: Vec::new(), done: 0 },
+            receiver: Receiver::new(),
+            sender: Sender::new(),
+            scratch: vec![0; SCRATCH],
+            clock: (Instant::now(), 0.0),
+            serial: 0,
+            answers: STATELESS_ANSWERS,
+            refusing: false,
+            handshakes: 0,
+            dropped: 0,
+        })
+    }
+
+    /// Connections that are alive, handshakes included.
+    #[getter]
+    fn connections(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Datagrams read by `receive_fd` so far.
+    #[getter]
+    fn datagrams_in(&self) -> u64 {
+        self.receiver.datagrams
+    }
+
+    /// Datagrams sent by `transmit_fd` so far.
+    #[getter]
+    fn datagrams_out(&self) -> u64 {
+        self.sender.datagrams
+    }
+
+    /// Datagrams that the kernel would not take.
+    #[getter]
+    fn datagrams_failed(&self) -> u64 {
+        self.sender.failed
+    }
+
+    // In, out and time
+
+    /// Take datagrams (objects with `data`, `peer` and `local`). Never raises on hostile input.
+    fn receive<'py>(&mut self, py: Python<'py>, datagrams: &Bound<'py, PyAny>, now: f64) -> PyResult<Bound<'py, PyList>> {
+        self.begin(now);
+        for datagram in datagrams.try_iter()? {
+            let datagram = datagram?;
+            let mut data: Vec<u8> = datagram.getattr("data")?.extract()?;
+            let from = socket_address(&datagram.getattr("peer")?)?;
+            let to = socket_address(&datagram.getattr("local")?)?;
+            self.on_datagram(py, &mut data, from, to)?;
+        }
+        self.collect_touched(py)?;
+        Ok(self.take_events(py))
+    }
+
+    /// Read what has come to a socket, many datagrams with one system call.
+    fn receive_fd<'py>(&mut self, py: Python<'py>, fd: RawFd, now: f64) -> PyResult<Bound<'py, PyList>> {
+        self.begin(now);
+        for _ in 0..RECEIVES {
+            let more = self.receiver.receive(fd).map_err(PyOSError::new_err)?;
+            let arrived = std::mem::take(&mut self.receiver.arrived);
+            let mut arena = std::mem::take(&mut self.receiver.arena);
+            let mut result = Ok(());
+            for datagram in &arrived {
+                result = self.on_datagram(py, &mut arena[datagram.range.clone()], datagram.from, datagram.to);
+                if result.is_err() {
+                    break;
+                }
+            }
+            self.receiver.arrived = arrived;
+            self.receiver.arena = arena;
+            result?;
+            if !more {
+                break;
+            }
+        }
+        self.collect_touched(py)?;
+        Ok(self.take_events(py))
+    }
+
+    /// Datagrams to send now, of all connections with something to send.
+    fn take_datagrams<'py>(&mut self, py: Python<'py>, now: f64) -> PyResult<Bound<'py, PyList>> {
+        self.begin(now);
+        let out = PyList::empty(py);
+        loop {
+            let whole = self.generate(py)?;
+            let outgoing = &self.outgoing;
+            for burst in &outgoing.bursts[outgoing.done..] {
+                for data in outgoing.arena[burst.range.clone()].chunks(burst.segment) {
+                    out.append(self.callbacks.transmit(py, data, burst.to, burst.from)?)?;
+                }
+            }
+            self.outgoing.clear();
+            if whole {
+                return Ok(out);
+            }
+        }
+    }
+
+    /// Send what is to be sent now to a socket, many datagrams with one system call. False where the socket is full: to be called again
+    /// when it is writable.
+    fn transmit_fd(&mut self, py: Python<'_>, fd: RawFd, now: f64) -> PyResult<bool> {
+        self.begin(now);
+        loop {
+            let outgoing = &mut self.outgoing;
+            if outgoing.done < outgoing.bursts.len() {
+                outgoing.done += self.sender.send(fd, &outgoing.bursts[outgoing.done..], &outgoing.arena);
+                if outgoing.done < outgoing.bursts.len() {
+                    return Ok(false);
+                }
+            }
+            outgoing.clear();
+            self.generate(py)?;
+            if self.outgoing.bursts.is_empty() {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Events that arose outside `receive` and `on_deadline`.
+    fn take_events<'py>(&mut self, py: Python<'py>) -> Bound<'py, PyList> {
+        let taken = std::mem::replace(&mut self.events, PyList::empty(py).unbind());
+        taken.into_bound(py)
+    }
+
+    /// When `on_deadline` is to be called next, or None.
+    fn deadline(&mut self) -> Option<f64> {
+        let entries = &self.entries;
+        let due = self
+            .timers
+            .next(|handle, due| entries.get(slot_of(handle)).is_some_and(|entry| entry.handle == handle && entry.timer == Some(due)))?;
+        let (ours, theirs) = self.clock;
+        Some(theirs + due.saturating_duration_since(ours).as_secs_f64() - ours.saturating_duration_since(due).as_secs_f64())
+    }
+
+    /// Handle the timers that are due (loss detection, pacing, idle, handshake, drain).
+    fn on_deadline<'py>(&mut self, py: Python<'py>, now: f64) -> PyResult<Bound<'py, PyList>> {
+        self.begin(now);
+        let now = self.clock.0;
+        while let Some((due, handle)) = self.timers.pop_due(now) {
+            let slot = slot_of(handle);
+            let Some(entry) = self.entries.get_mut(slot) else { continue };
+            if entry.handle != handle || entry.timer != Some(due) {
+                continue;
+            }
+            entry.timer = None;
+            match guarded(|| entry.connection.on_timer(now)) {
+                Ok(true) => {
+                    self.collect(py, slot)?;
+                    self.soil(slot);
+                }
+                Ok(false) => self.remove(py, slot, "handshake_timeout", "the handshake took too long")?,
+                Err(words) => self.remove(py, slot, "internal_error", &words)?,
+            }
+        }
+        Ok(self.take_events(py))
+    }
+
+    // The verbs of the seam. A connection or a stream that is gone takes everything silently.
+
+    fn respond(
+        &mut self,
+        py: Python<'_>,
+        connection: u64,
+        stream: u64,
+        status: u16,
+        headers: &Bound<'_, PyList>,
+        body: PyBackedBytes,
+    ) -> PyResult<()> {
+        let fields = python::fields(headers)?;
+        self.with_http(py, connection, |http, quic, limits| {
+            http.respond(quic, limits, stream, status, &fields, Chunk::Shared(body));
+        })?;
+        Ok(())
+    }
+
+    fn send_head(
+        &mut self,
+        py: Python<'_>,
+        connection: u64,
+        stream: u64,
+        status: u16,
+        headers: &Bound<'_, PyList>,
+        end: bool,
+    ) -> PyResult<()> {
+        let fields = python::fields(headers)?;
+        self.with_http(py, connection, |http, quic, limits| http.send_head(quic, limits, stream, status, &fields, end))?;
+        Ok(())
+    }
+
+    fn send_data(&mut self, py: Python<'_>, connection: u64, stream: u64, data: PyBackedBytes, end: bool) -> PyResult<usize> {
+        let queued = self.with_http(py, connection, |http, quic, limits| http.send_data(quic, limits, stream, Chunk::Shared(data), end))?;
+        Ok(queued.unwrap_or(0))
+    }
+
+    fn send_trailers(&mut self, py: Python<'_>, connection: u64, stream: u64, headers: &Bound<'_, PyList>) -> PyResult<()> {
+        let fields = python::fields(headers)?;
+        self.with_http(py, connection, |http, quic, limits| http.send_trailers(quic, limits, stream, &fields))?;
+        Ok(())
+    }
+
+    fn inform(&mut self, py: Python<'_>, connection: u64, stream: u64, status: u16, headers: &Bound<'_, PyList>) -> PyResult<()> {
+        let fields = python::fields(headers)?;
+        self.with_http(py, connection, |http, quic, limits| http.inform(quic, limits, stream, status, &fields))?;
+        Ok(())
+    }
+
+    fn consumed(&mut self, py: Python<'_>, connection: u64, stream: u64, credit: u64) -> PyResult<()> {
+        let stalled = self.with_http(py, connection, |http, _, _| http.consumed(stream, credit))?;
+        if stalled == Some(true) {
+            self.visit(py, slot_of(connection), |entry, limits, app, scratch| {
+                let Connection { quic, http, .. } = &mut entry.connection;
+                if let Some(http) = http {
+                    http.resume(quic, limits, app, scratch);
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Cut one stream with an HTTP/3 code.
+    fn reset_stream(&mut self, py: Python<'_>, connection: u64, stream: u64, code: u64) -> PyResult<()> {
+        self.with_http(py, connection, |http, quic, _| http.reset(quic, stream, code))?;
+        Ok(())
+    }
+
+    /// In two calls, as `seam.Connection.goaway`.
+    fn goaway(&mut self, py: Python<'_>, connection: u64) -> PyResult<()> {
+        self.with_http(py, connection, |http, quic, _| http.goaway(quic))?;
+        Ok(())
+    }
+
+    /// Close the connection at once, with an HTTP/3 code.
+    fn close_connection(&mut self, py: Python<'_>, connection: u64, code: u64, words: &str) -> PyResult<()> {
+        self.with_http(py, connection, |_, quic, _| {
+            let _ = quic.close(true, code, words.as_bytes()); // Done: it is closed already
+        })?;
+        Ok(())
+    }
+
+    /// Answer new connection attempts with `CONNECTION_REFUSED` from now on.
+    fn refuse_new(&mut self) {
+        self.refusing = true;
+    }
+}
+
+impl Endpoint {
+    fn begin(&mut self, now: f64) {
+        self.clock = (Instant::now(), now);
+        self.answers = STATELESS_ANSWERS;
+    }
+
+    // Datagrams in
+
+    fn on_datagram(&mut self, py: Python<'_>, data: &mut [u8], from: SocketAddr, to: SocketAddr) -> PyResult<()> {
+        let slot = match packets::destination_of(data).and_then(|cid| self.by_cid.get(&cid).copied()) {
+            Some(slot) => slot,
+            None => match self.accept(py, data, from, to)? {
+                Some(slot) => slot,
+                None => return Ok(()),
+            },
+        };
+        let Some(entry) = self.entries.get_mut(slot) else { return Ok(()) };
+        let authentic = match guarded(|| entry.connection.receive(data, from, to)) {
+            Ok(authentic) => authentic,
+            Err(words) => return self.remove(py, slot, "internal_error", &words),
+        };
+        if entry.selected.is_none() {
+            entry.selected = self.tls.take_selected();
+        }
+        if !authentic {
+            self.dropped += 1; // nothing is kept for it
+            return self.remove(py, slot, "not_authentic", "");
+        }
+        if !entry.touched {
+            entry.touched = true;
+            self.touched.push(slot);
+        }
+        Ok(())
+    }
+
+    /// The connection that this datagram begins, or None: it was answered or dropped.
+    fn accept(&mut self, py: Python<'_>, data: &[u8], from: SocketAddr, to: SocketAddr) -> PyResult<Option<usize>> {
+        let header = match packets::read_long_header(data) {
+            Some(header) if data.len() >= MIN_DATAGRAM => header,
+            _ => {
+                self.dropped += 1;
+                return Ok(None);
+            }
+        };
+        if header.version != quiche::PROTOCOL_VERSION {
+            if header.version != 0 && self.answers > 0 {
+                let answer = packets::version_negotiation(&header, self.callbacks.mint(py)?.0.as_slice()[0]);
+                self.answer(&answer, from, to);
+            } else {
+                self.dropped += 1;
+            }
+            return Ok(None);
+        }
+        let Some(original) = original_of(&header).filter(|_| self.handshakes < self.max_handshakes) else {
+            self.dropped += 1;
+            return Ok(None);
+        };
+        let slot = self.entries.vacant_key();
+        let handle = (self.serial + 1) << SLOT_BITS | slot as u64;
+        let full = self.entries.len() >= self.max_connections;
+        if self.refusing || full || !self.callbacks.admit(py, handle, from)? {
+            match if self.answers > 0 { self.callbacks.refuse(py, data)? } else { None } {
+                Some(answer) => self.answer(&answer, from, to),
+                None => self.dropped += 1,
+            }
+            return Ok(None);
+        }
+        self.serial += 1;
+        let (cid, token) = self.fresh_cid(py)?;
+        self.config.set_stateless_reset_token(Some(token));
+        let largest = self.largest_from(to.ip());
+        self.config.set_max_send_udp_payload_size(largest);
+        self.config.discover_pmtu(largest > MIN_DATAGRAM);
+        let quic = quiche::accept(&ConnectionId::from_ref(cid.as_slice()), None, to, from, &mut self.config)
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        self.by_cid.insert(cid, slot);
+        self.by_cid.insert(original, slot);
+        self.entries.insert(Box::new(Entry {
+            connection: Connection::new(quic, from, self.handshake_timeout),
+            handle,
+            original,
+            cids: vec![cid, original],
+            selected: None,
+            timer: None,
+            dirty: false,
+            touched: false,
+        }));
+        self.handshakes += 1;
+        Ok(Some(slot))
+    }
+
+    /// Where path MTU discovery ends.
+    fn largest_from(&mut self, local: IpAddr) -> usize {
+        if self.max_datagram > MIN_DATAGRAM {
+            return self.max_datagram;
+        }
+        if let Some(known) = self.links.get(&local) {
+            return *known;
+        }
+        if self.links.len() >= LINKS {
+            self.links.clear();
+        }
+        let headers = if local.is_ipv6() { 48 } else { 28 };
+        let largest = link_mtu(local).map_or(ETHERNET, |mtu| mtu.saturating_sub(headers).clamp(MIN_DATAGRAM, LARGEST));
+        self.links.insert(local, largest);
+        largest
+    }
+
+    fn fresh_cid(&self, py: Python<'_>) -> PyResult<(Cid, u128)> {
+        for _ in 0..MINTINGS {
+            let (cid, token) = self.callbacks.mint(py)?;
+            if cid.as_slice().len() != CID_BYTES {
+                return Err(PyValueError::new_err(format!("a connection ID of ours has {CID_BYTES} bytes")));
+            }
+            if !self.by_cid.contains_key(&cid) {
+                return Ok((cid, token));
+            }
+        }
+        Err(PyValueError::new_err("no fresh connection ID"))
+    }
+
+    /// Queue a packet that belongs to no connection; dropped where there is no room for it.
+    fn answer(&mut self, packet: &[u8], to: SocketAddr, from: SocketAddr) {
+        self.answers -= 1;
+        if !self.outgoing.has_room(packet.len()) {
+            self.dropped += 1;
+            return;
+        }
+        let start = self.outgoing.used;
+        self.outgoing.arena[start..start + packet.len()].copy_from_slice(packet);
+        self.outgoing.add(packet.len(), from, to);
+    }
+
+    fn collect_touched(&mut self, py: Python<'_>) -> PyResult<()> {
+        let mut touched = std::mem::take(&mut self.touched);
+        for slot in touched.drain(..) {
+            if let Some(entry) = self.entries.get_mut(slot) {
+                entry.touched = false;
+                self.collect(py, slot)?;
+                self.soil(slot);
+            }
+        }
+        self.touched = touched;
+        Ok(())
+    }
+
+    /// Turn what a connection has to tell into events.
+    fn collect(&mut self, py: Python<'_>, slot: usize) -> PyResult<()> {
+        let was_ready = self.entries.get(slot).is_some_and(|entry| entry.connection.was_ready());
+        self.visit(py, slot, |entry, limits, app, scratch| entry.connection.collect(limits, app, scratch))?;
+        let Some(entry) = self.entries.get_mut(slot) else { return Ok(()) };
+        while let Some(cid) = entry.connection.quic.retired_scid_next() {
+            if let Some(cid) = Cid::new(&cid) {
+                entry.cids.retain(|known| *known != cid);
+                self.by_cid.remove(&cid);
+            }
+        }
+        if !was_ready && entry.connection.was_ready() || entry.connection.quic.scids_left() > 0 && was_ready {
+            self.issue_cids(py, slot)?;
+        }
+        Ok(())
+    }
+
+    fn issue_cids(&mut self, py: Python<'_>, slot: usize) -> PyResult<()> {
+        loop {
+            let (cid, token) = self.fresh_cid(py)?;
+            let Some(entry) = self.entries.get_mut(slot) else { return Ok(()) };
+            let quic = &mut entry.connection.quic;
+            if quic.scids_left() == 0 || quic.new_scid(&ConnectionId::from_ref(cid.as_slice()), token, false).is_err() {
+                return Ok(());
+            }
+            entry.cids.push(cid);
+            self.by_cid.insert(cid, slot);
+        }
+    }
+
+    /// Do something with a connection that may tell events, and settle what follows from them.
+    fn visit(
+        &mut self,
+        py: Python<'_>,
+        slot: usize,
+        action: impl FnOnce(&mut Entry, &Limits, &mut Teller<'_, '_>, &mut [u8]),
+    ) -> PyResult<()> {
+        let Some(entry) = self.entries.get_mut(slot) else { return Ok(()) };
+        let selected = entry.selected.take();
+        let mut teller = Teller {
+            py,
+            callbacks: &self.callbacks,
+            events: self.events.bind(py),
+            handle: entry.handle,
+            peer: entry.connection.peer,
+            original: entry.original,
+            selected: selected.as_ref(),
+            ready: false,
+            closed: false,
+            failed: false,
+        };
+        let was_ready = entry.connection.was_ready();
+        let outcome = guarded(|| action(entry, &self.limits, &mut teller, &mut self.scratch));
+        let Teller { ready, closed, failed, .. } = teller;
+        if !was_ready {
+            self.handshakes -= usize::from(ready || closed);
+        }
+        if !ready {
+            entry.selected = selected; // once it was told, nobody needs it
+        }
+        match outcome {
+            Err(words) if !closed => self.remove(py, slot, "internal_error", &words),
+            Err(_) => {
+                self.forget(slot);
+                Ok(())
+            }
+            Ok(()) => {
+                if failed {
+                    entry.connection.close(crate::frames::code::INTERNAL_ERROR, "");
+                    self.soil(slot);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    // Packets out
+
+    /// Let connections write packets until none has any (true) or there is no room for more.
+    fn generate(&mut self, py: Python<'_>) -> PyResult<bool> {
+        let largest = self.max_datagram.max(LARGEST);
+        while let Some(slot) = self.dirty.pop_front() {
+            if !self.outgoing.has_room(largest) {
+                self.dirty.push_front(slot);
+                return Ok(false);
+            }
+            let Some(entry) = self.entries.get_mut(slot) else { continue };
+            entry.dirty = false;
+            let mut outgoing = std::mem::replace(&mut self.outgoing, Outgoing { arena: Vec::new(), used: 0, bursts: Vec::new(), done: 0 });
+            let mut whole = false;
+            let result = self.visit(py, slot, |entry, limits, app, _| {
+                whole = fill(&mut entry.connection, &mut outgoing, largest, limits, app);
+                entry.connection.look_at_end(app);
+            });
+            self.outgoing = outgoing;
+            result?;
+            self.settle(slot, whole);
+        }
+        Ok(true)
+    }
+
+    /// After a connection's packets were written: forget it, come back to it, or wait for its next deadline.
+    fn settle(&mut self, slot: usize, whole: bool) {
+        let Some(entry) = self.entries.get_mut(slot) else { return };
+        if entry.connection.is_gone() {
+            self.forget(slot);
+            return;
+        }
+        if !whole {
+            self.soil(slot);
+            return;
+        }
+        let Some(due) = entry.connection.deadline() else { return };
+        let now = self.clock.0;
+        let due = if due <= now { now + GRAIN } else { due };
+        if entry.timer.is_none_or(|timer| due < timer) {
+            entry.timer = Some(due);
+            self.timers.arm(due, entry.handle);
+        }
+    }
+
+    fn soil(&mut self, slot: usize) {
+        if let Some(entry) = self.entries.get_mut(slot)
+            && !entry.dirty
+        {
+            entry.dirty = true;
+            self.dirty.push_back(slot);
+        }
+    }
+
+    /// Do something with a connection's HTTP/3; None where it is gone.
+    fn with_http<R>(
+        &mut self,
+        py: Python<'_>,
+        handle: u64,
+        action: impl FnOnce(&mut Http3, &mut quiche::Connection, &Limits) -> R,
+    ) -> PyResult<Option<R>> {
+        let slot = slot_of(handle);
+        let Some(entry) = self.entries.get_mut(slot).filter(|entry| entry.handle == handle && !entry.connection.is_closed()) else {
+            return Ok(None);
+        };
+        let Connection { quic, http, .. } = &mut entry.connection;
+        let Some(http) = http else { return Ok(None) };
+        match guarded(|| action(http, quic, &self.limits)) {
+            Ok(result) => {
+                self.soil(slot);
+                Ok(Some(result))
+            }
+            Err(words) => {
+                self.remove(py, slot, "internal_error", &words)?;
+                Ok(None)
+            }
+        }
+    }
+
+    // Ends
+
+    /// Drop a connection at once, telling why.
+    fn remove(&mut self, py: Python<'_>, slot: usize, error: &str, detail: &str) -> PyResult<()> {
+        let Some(entry) = self.forget(slot) else { return Ok(()) };
+        if entry.connection.is_closed() {
+            return Ok(());
+        }
+        if !entry.connection.was_ready() {
+            self.handshakes -= 1;
+            if error == "not_authentic" && !self.callbacks.counts() {
+                return Ok(()); // nobody knows of it
+            }
+        }
+        self.callbacks.tell_closed(self.events.bind(py), entry.handle, error, detail, entry.connection.seen().as_ref())
+    }
+
+    fn forget(&mut self, slot: usize) -> Option<Box<Entry>> {
+        let entry = self.entries.try_remove(slot)?;
+        for cid in &entry.cids {
+            if self.by_cid.get(cid) == Some(&slot) {
+                self.by_cid.remove(cid);
+            }
+        }
+        Some(entry)
+    }
+}
+
+/// Write a connection's packets; false where it may have more, but it is another's turn.
+fn fill(connection: &mut Connection, outgoing: &mut Outgoing, largest: usize, limits: &Limits, app: &mut Teller<'_, '_>) -> bool {
+    let begin = outgoing.used;
+    loop {
+        let fed = connection.feed(limits, app);
+        let before = outgoing.used;
+        loop {
+            if outgoing.used - begin >= VISIT || !outgoing.has_room(largest) {
+                return false;
+            }
+            let start = outgoing.used;
+            let Some((size, info)) = connection.send(&mut outgoing.arena[start..start + largest]) else { break };
+            outgoing.add(size, info.from, info.to);
+        }
+        if !fed || outgoing.used == before {
+            return true;
+        }
+    }
+}
+
+/// The connection ID that a client made up for its first packet; None for a packet that may begin no connection.
+fn original_of(header: &LongHeader<'_>) -> Option<Cid> {
+    let long_enough = header.destination.len() >= MIN_CLIENT_DCID;
+    (header.initial && long_enough && header.source.len() <= MAX_CID).then(|| Cid::new(header.destination)).flatten()
+}
+
+fn configure(settings: &Bound<'_, PyDict>, tls: &Tls, limits: &Limits) -> Result<quiche::Config, Box<dyn std::error::Error>> {
+    let mut config = quiche::Config::with_boring_ssl_ctx_builder(quiche::PROTOCOL_VERSION, tls.context()?)?;
+    config.set_application_protos(&[b"h3"])?;
+    let idle = Duration::try_from_secs_f64(setting(settings, "idle_timeout")?)?;
+    config.set_max_idle_timeout(u64::try_from(idle.as_millis())?);
+    config.set_max_recv_udp_payload_size(65527);
+    let stream_window = limits.stream_window - limits.stream_ahead();
+    let connection_window = limits.connection_window - limits.connection_ahead();
+    config.set_initial_max_data(connection_window);
+    config.set_max_connection_window(connection_window);
+    config.set_initial_max_stream_data_bidi_remote(stream_window);
+    config.set_max_stream_window(stream_window);
+    config.set_initial_max_stream_data_uni(UNI_WINDOW);
+    config.set_initial_max_streams_bidi(setting(settings, "streams")?);
+    config.set_initial_max_streams_uni(UNI_STREAMS);
+    config.set_active_connection_id_limit(CONNECTION_IDS);
+    config.set_cc_algorithm_name(&setting::<String>(settings, "congestion_control")?)?;
+    config.enable_pacing(true);
+    Ok(config)
+}
+
+fn slot_of(handle: u64) -> usize {
+    usize::try_from(handle & ((1 << SLOT_BITS) - 1)).unwrap_or(usize::MAX)
+}
+
+fn socket_address(address: &Bound<'_, PyAny>) -> PyResult<SocketAddr> {
+    let (host, port): (String, u16) = address.extract()?;
+    let ip: IpAddr = host.parse().map_err(|_| PyValueError::new_err(format!("{host} is no IP address")))?;
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// Run something that must not take the endpoint down with it; the words of a panic.
+fn guarded<R>(action: impl FnOnce() -> R) -> Result<R, String> {
+    catch_unwind(AssertUnwindSafe(action)).map_err(|panic| {
+        let words = panic.downcast_ref::<&str>().map(|words| (*words).to_owned());
+        words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".to_owned())
+    })
+}

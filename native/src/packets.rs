@@ -1,0 +1,140 @@
+//! Where a datagram belongs, read from what no version of QUIC may change (RFC 8999) and the type bits of version 1. Keeps no state.
+
+use std::hash::{Hash, Hasher};
+
+/// Length of the connection IDs that we issue.
+pub const CID_BYTES: usize = 8;
+
+/// Longest connection ID of version 1 (RFC 9000, section 17.2).
+pub const MAX_CID: usize = 20;
+
+/// Shortest destination ID that a client may make up for its first packet (RFC 9000, section 7.2).
+pub const MIN_CLIENT_DCID: usize = 8;
+
+/// Smallest datagram with a client's Initial, and what every path carries (RFC 9000, section 14).
+pub const MIN_DATAGRAM: usize = 1200;
+
+/// A connection ID of version 1, in place: it is looked up for every datagram.
+#[derive(Clone, Copy)]
+pub struct Cid {
+    length: u8,
+    bytes: [u8; MAX_CID],
+}
+
+impl Cid {
+    /// None for one that is longer than version 1 allows.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation)] // at most MAX_CID
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        let mut copy = [0; MAX_CID];
+        copy.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(Self { length: bytes.len() as u8, bytes: copy })
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+}
+
+impl PartialEq for Cid {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_slice() == other.as_slice()
+    }
+}
+
+impl Eq for Cid {}
+
+impl Hash for Cid {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_slice().hash(state);
+    }
+}
+
+/// The head of a datagram that begins with a long header.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LongHeader<'a> {
+    pub version: u32,
+    pub destination: &'a [u8],
+    pub source: &'a [u8],
+    /// An Initial of version 1.
+    pub initial: bool,
+}
+
+/// The connection ID that a datagram is for; None where it is none of QUIC's, or none of ours.
+#[must_use]
+pub fn destination_of(data: &[u8]) -> Option<Cid> {
+    let first = *data.first()?;
+    if first & 0x80 != 0 {
+        let length = usize::from(*data.get(5)?);
+        Cid::new(data.get(6..6 + length)?)
+    } else if first & 0x40 != 0 {
+        Cid::new(data.get(1..=CID_BYTES)?)
+    } else {
+        None
+    }
+}
+
+/// The long header that a datagram begins with; None for anything else.
+#[must_use]
+pub fn read_long_header(data: &[u8]) -> Option<LongHeader<'_>> {
+    let first = *data.first()?;
+    if first & 0x80 == 0 {
+        return None;
+    }
+    let version = u32::from_be_bytes(data.get(1..5)?.try_into().ok()?);
+    let end = 6 + usize::from(*data.get(5)?);
+    let destination = data.get(6..end)?;
+    let source_end = end + 1 + usize::from(*data.get(end)?);
+    let source = data.get(end + 1..source_end)?;
+    let initial = version == quiche::PROTOCOL_VERSION && first & 0x70 == 0x40;
+    Some(LongHeader { version, destination, source, initial })
+}
+
+/// The version that we speak (RFC 9000, section 17.2.1), with one that nobody speaks. `first` is random.
+///
+/// At most 7 + 2 * 255 + 8 bytes, for a datagram of at least 1200: it can't amplify.
+#[must_use]
+pub fn version_negotiation(header: &LongHeader<'_>, first: u8) -> Vec<u8> {
+    const GREASE: u32 = 0x1A2A_3A4A; // of the reserved form 0x?a?a?a?a (section 15)
+    let mut out = vec![first | 0xC0, 0, 0, 0, 0];
+    for cid in [header.source, header.destination] {
+        out.push(u8::try_from(cid.len()).unwrap_or(0)); // it was read from one octet
+        out.extend_from_slice(cid);
+    }
+    for version in [quiche::PROTOCOL_VERSION, GREASE] {
+        out.extend_from_slice(&version.to_be_bytes());
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_header_is_read_and_a_cut_one_is_not() {
+        let data = b"\xc3\x00\x00\x00\x01\x08destined\x03srcrest";
+        let header = read_long_header(data).unwrap();
+        assert_eq!(header, LongHeader { version: 1, destination: b"destined", source: b"src", initial: true });
+        assert_eq!(destination_of(data).unwrap().as_slice(), b"destined");
+        for length in 0..18 {
+            assert_eq!(read_long_header(&data[..length]), None);
+        }
+    }
+
+    #[test]
+    fn a_short_header_has_an_id_of_our_length() {
+        assert_eq!(destination_of(b"\x40destined rest").unwrap().as_slice(), b"destined");
+        assert!(destination_of(b"\x40dest").is_none());
+        assert!(destination_of(b"\x00destined").is_none());
+        assert!(destination_of(b"\xc0\0\0\0\x01\xff").is_none());
+    }
+
+    #[test]
+    fn version_negotiation_swaps_the_ids() {
+        let header = LongHeader { version: 9, destination: b"dest", source: b"sr", initial: false };
+        assert_eq!(version_negotiation(&header, 1), b"\xc1\0\0\0\0\x02sr\x04dest\0\0\0\x01\x1a\x2a\x3a\x4a");
+    }
+}

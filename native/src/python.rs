@@ -1,0 +1,289 @@
+//! The border to Python: event classes, callables, header lists.
+//!
+//! Knows what `engine/events.py` and the constructor's callables look like. Knows no packets.
+
+use std::net::SocketAddr;
+
+use pyo3::exceptions::PyKeyError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use quiche::h3::{Header, NameValue};
+
+use crate::http3::{Application, Change, Seen, Verdict};
+use crate::packets::Cid;
+use crate::tls::Selected;
+
+/// The classes of events and the callables that the endpoint was given.
+pub struct Callbacks {
+    request_body: Py<PyAny>,
+    request_end: Py<PyAny>,
+    stream_reset: Py<PyAny>,
+    rejected: Py<PyAny>,
+    drained: Py<PyAny>,
+    connection_ready: Py<PyAny>,
+    path_changed: Py<PyAny>,
+    connection_closed: Py<PyAny>,
+    connection_stats: Py<PyAny>,
+    make_head: Py<PyAny>,
+    make_trailers: Py<PyAny>,
+    mint: Py<PyAny>,
+    refuse: Py<PyAny>,
+    admit: Option<Py<PyAny>>,
+    transmit: Py<PyAny>,
+}
+
+/// A setting that has to be there.
+///
+/// # Errors
+/// `KeyError` and those of its type.
+pub fn setting<'py, T: for<'a> FromPyObject<'py>>(settings: &Bound<'py, PyDict>, name: &str) -> PyResult<T> {
+    settings.get_item(name)?.ok_or_else(|| PyKeyError::new_err(name.to_owned()))?.extract()
+}
+
+impl Callbacks {
+    /// Take them out of the settings.
+    ///
+    /// # Errors
+    /// Where one is missing.
+    pub fn new(settings: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let events: Bound<'_, PyAny> = setting(settings, "events")?;
+        let class = |name: &str| events.getattr(name).map(Bound::unbind);
+        Ok(Self {
+            request_body: class("RequestBody")?,
+            request_end: class("RequestEnd")?,
+            stream_reset: class("StreamReset")?,
+            rejected: class("Rejected")?,
+            drained: class("Drained")?,
+            connection_ready: class("ConnectionReady")?,
+            path_changed: class("PathChanged")?,
+            connection_closed: class("ConnectionClosed")?,
+            connection_stats: class("ConnectionStats")?,
+            make_head: setting(settings, "make_head")?,
+            make_trailers: setting(settings, "make_trailers")?,
+            mint: setting(settings, "mint")?,
+            refuse: setting(settings, "refuse")?,
+            admit: setting(settings, "admit")?,
+            transmit: setting(settings, "transmit")?,
+        })
+    }
+
+    /// A connection ID and its stateless reset token.
+    ///
+    /// # Errors
+    /// Those of the callable, and for an ID or a token of a wrong length.
+    pub fn mint(&self, py: Python<'_>) -> PyResult<(Cid, u128)> {
+        let (cid, token): (Vec<u8>, [u8; 16]) = self.mint.bind(py).call0()?.extract()?;
+        let cid = Cid::new(&cid).ok_or_else(|| PyKeyError::new_err("a connection ID has at most 20 bytes"))?;
+        Ok((cid, u128::from_be_bytes(token)))
+    }
+
+    /// Who admits has to know: a client that was counted and is not to be a connection.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        self.admit.is_some()
+    }
+
+    /// Whether a new client may come in.
+    ///
+    /// # Errors
+    /// Those of the callable.
+    pub fn admit(&self, py: Python<'_>, handle: u64, peer: SocketAddr) -> PyResult<bool> {
+        match &self.admit {
+            Some(admit) => admit.bind(py).call1((handle, address(peer)))?.extract(),
+            None => Ok(true),
+        }
+    }
+
+    /// The packet that refuses a client's Initial, if there is one.
+    ///
+    /// # Errors
+    /// Those of the callable.
+    pub fn refuse(&self, py: Python<'_>, datagram: &[u8]) -> PyResult<Option<Vec<u8>>> {
+        self.refuse.bind(py).call1((PyBytes::new(py, datagram),))?.extract()
+    }
+
+    /// Append the event that a connection is over.
+    ///
+    /// # Errors
+    /// Those of the class.
+    pub fn tell_closed(&self, events: &Bound<'_, PyList>, handle: u64, error: &str, detail: &str, seen: Option<&Seen>) -> PyResult<()> {
+        let py = events.py();
+        let stats = seen.map(|seen| {
+            let (round_trip, window) = (seen.round_trip.as_secs_f64(), seen.congestion_window);
+            self.connection_stats.bind(py).call1((round_trip, window, seen.packets_sent, seen.packets_lost, seen.bytes_lost))
+        });
+        let event = self.connection_closed.bind(py).call1((error, detail, stats.transpose()?))?;
+        events.append((handle, event))
+    }
+
+    /// A `seam.Transmit`.
+    ///
+    /// # Errors
+    /// Those of the class.
+    pub fn transmit<'py>(&self, py: Python<'py>, data: &[u8], to: SocketAddr, from: SocketAddr) -> PyResult<Bound<'py, PyAny>> {
+        self.transmit.bind(py).call1((PyBytes::new(py, data), address(to), address(from)))
+    }
+}
+
+/// As Python has addresses.
+#[must_use]
+pub fn address(address: SocketAddr) -> (String, u16) {
+    (address.ip().to_string(), address.port())
+}
+
+/// A field of a header section as it came from Python.
+pub struct Field<'py>(Bound<'py, PyBytes>, Bound<'py, PyBytes>);
+
+impl NameValue for Field<'_> {
+    fn name(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    fn value(&self) -> &[u8] {
+        self.1.as_bytes()
+    }
+}
+
+/// A header section from Python: a list of pairs of bytes.
+///
+/// # Errors
+/// `TypeError` for anything else.
+pub fn fields<'py>(headers: &Bound<'py, PyList>) -> PyResult<Vec<Field<'py>>> {
+    let mut out = Vec::with_capacity(headers.len());
+    for pair in headers.iter() {
+        let pair = pair.cast_into::<PyTuple>()?;
+        out.push(Field(pair.get_item(0)?.cast_into()?, pair.get_item(1)?.cast_into()?));
+    }
+    Ok(out)
+}
+
+fn section<'py>(py: Python<'py>, fields: &[Header]) -> PyResult<Bound<'py, PyList>> {
+    let pairs = fields.iter().map(|field| (PyBytes::new(py, field.name()), PyBytes::new(py, field.value())));
+    PyList::new(py, pairs)
+}
+
+/// Collects the events of one connection. An exception of a class or a callable is a fault of ours: it is told by `sys.unraisablehook`,
+/// and `failed` says that the connection is to be closed.
+pub struct Teller<'a, 'py> {
+    pub py: Python<'py>,
+    pub callbacks: &'a Callbacks,
+    pub events: &'a Bound<'py, PyList>,
+    pub handle: u64,
+    pub peer: SocketAddr,
+    pub original: Cid,
+    pub selected: Option<&'a Selected>,
+    pub ready: bool,
+    pub closed: bool,
+    pub failed: bool,
+}
+
+impl<'py> Teller<'_, 'py> {
+    fn tell(&mut self, event: PyResult<Bound<'py, PyAny>>) {
+        let told = event.and_then(|event| self.events.append((self.handle, event)));
+        if let Err(error) = told {
+            self.fail(error);
+        }
+    }
+
+    fn fail(&mut self, error: PyErr) {
+        self.failed = true;
+        error.write_unraisable(self.py, None);
+    }
+
+    fn call(&mut self, class: &Py<PyAny>, arguments: impl pyo3::call::PyCallArgs<'py>) {
+        let event = class.bind(self.py).call1(arguments);
+        self.tell(event);
+    }
+
+    fn try_head(&mut self, stream: u64, fields: &[Header], end: bool) -> PyResult<Verdict> {
+        let fields = section(self.py, fields)?;
+        let made = self.callbacks.make_head.bind(self.py).call1((stream, fields, end))?;
+        let made = made.cast_into::<PyTuple>()?;
+        let status: u16 = made.get_item(1)?.extract()?;
+        let length: i64 = made.get_item(2)?.extract()?;
+        if status == 0 && end && length > 0 {
+            let (reason, detail) = ("body_length", "no body where content-length says there is one");
+            self.rejected(stream, 400, reason, detail);
+            return Ok(Verdict::Rejected(400));
+        }
+        self.events.append((self.handle, made.get_item(0)?))?;
+        if status != 0 {
+            return Ok(Verdict::Rejected(status));
+        }
+        Ok(Verdict::Accepted { length: u64::try_from(length).ok(), bodiless: made.get_item(3)?.extract()? })
+    }
+
+    fn try_trailers(&mut self, stream: u64, fields: &[Header]) -> PyResult<Result<Vec<Header>, String>> {
+        let fields = section(self.py, fields)?;
+        let made = self.callbacks.make_trailers.bind(self.py).call1((stream, fields))?;
+        if let Ok(kept) = made.cast::<PyList>() {
+            let kept = self::fields(kept)?;
+            return Ok(Ok(kept.iter().map(|field| Header::new(field.name(), field.value())).collect()));
+        }
+        let detail = made.getattr("detail")?.extract()?;
+        self.events.append((self.handle, made))?;
+        Ok(Err(detail))
+    }
+}
+
+impl Application for Teller<'_, '_> {
+    fn head(&mut self, stream: u64, fields: &[Header], end: bool) -> Verdict {
+        self.try_head(stream, fields, end).unwrap_or_else(|error| {
+            self.fail(error);
+            Verdict::Rejected(400)
+        })
+    }
+
+    fn body(&mut self, stream: u64, data: &[u8]) {
+        let bytes = PyBytes::new(self.py, data);
+        self.call(&self.callbacks.request_body, (stream, bytes, data.len()));
+    }
+
+    fn trailers(&mut self, stream: u64, fields: &[Header]) -> Result<Vec<Header>, String> {
+        self.try_trailers(stream, fields).unwrap_or_else(|error| {
+            self.fail(error);
+            Err("internal error".to_owned())
+        })
+    }
+
+    fn end(&mut self, stream: u64, trailers: &[Header]) {
+        match section(self.py, trailers) {
+            Ok(trailers) => self.call(&self.callbacks.request_end, (stream, trailers)),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn cut(&mut self, stream: u64, reason: &str) {
+        self.call(&self.callbacks.stream_reset, (stream, reason));
+    }
+
+    fn rejected(&mut self, stream: u64, status: u16, reason: &str, detail: &str) {
+        self.call(&self.callbacks.rejected, (stream, status, reason, detail));
+    }
+
+    fn drained(&mut self, stream: u64) {
+        self.call(&self.callbacks.drained, (stream,));
+    }
+
+    fn changed(&mut self, change: Change) {
+        match change {
+            Change::Ready => {
+                self.ready = true;
+                let (sni, profile) = match self.selected {
+                    Some(selected) => (selected.sni.as_deref(), Some(selected.profile.bind(self.py))),
+                    None => (None, None),
+                };
+                let original = PyBytes::new(self.py, self.original.as_slice());
+                self.call(&self.callbacks.connection_ready, (sni, "h3", address(self.peer), original, profile));
+            }
+            Change::Moved(peer) => self.call(&self.callbacks.path_changed, (address(peer),)),
+            Change::Closed { error, detail, seen } => {
+                self.closed = true;
+                let told = self.callbacks.tell_closed(self.events, self.handle, &error, &detail, seen.as_ref());
+                if let Err(error) = told {
+                    self.fail(error);
+                }
+            }
+        }
+    }
+}
