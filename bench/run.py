@@ -1,151 +1,152 @@
-"""Compare qproxy with nginx, hypercorn and its own floor, on this machine: ``make bench`` or ``python -m bench.run --help``.
-
-Each server is one process on one core; the load generator and the backend share another. One server is loaded at a time, the
-rounds are interleaved, and what counts are the medians of the ratios within a round: machines drift. The load is a closed loop, which
-finds how much a server can do and says nothing of its latency under a given rate.
-"""
+"""``make bench``: compare qproxy with its peers and its floors on this machine. ``python -m bench.run --help``."""
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
-import statistics
+import re
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from bench import targets
-from bench.load import h2
-from bench.load.h2 import Workload
-from proxy.demo import certificates
+from bench import plots, report
+from bench.figures import VERSIONS, Runs
+from bench.plan import FULL, QUICK, Plan
+from bench.report import Facts
+from bench.servers import place as places
+from bench.session import Session
+from bench.targets import Target, targets
 
 RESULTS = Path(__file__).parent / "results"
-NAMES = {"h1": "HTTP/1.1", "h2": "HTTP/2", "h3": "HTTP/3"}
-WORKLOADS = {
-    "small": Workload("Small answers (1 KiB), requests a second", "/1k", connections=32, streams=10),
-    "large": Workload("Large answers (1 MiB), MiB a second", "/1m", connections=8, streams=2),
-}
+LIBRARIES = ("uvloop", "httptools", "h2", "ngh2", "aioquic", "qproxy-native")
+MTU = 1500
 
 
-def measure(bench: targets.Bench, version: str, port: int, workload: Workload, seconds: float) -> dict[str, float]:
-    """One run: the rate, the failures, and for HTTP/3 the generator's share of its core."""
-    if version != "h3":
-        rate, failed = h2.run(bench.load_prefix, version, port, workload, seconds)
-        return {"rate": rate, "failed": failed}
-    command = [*bench.load_prefix, sys.executable, "-m", "bench.load.h3load", "--port", str(port), "--path", workload.path]
-    command += ["--connections", str(workload.connections), "--streams", str(workload.streams), "--seconds", str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=targets.ROOT, timeout=seconds + 60)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    told = json.loads(done.stdout)
-    return {"rate": told["rate"], "failed": told["failed"], "own_cpu": told["own_cpu"]}
+def main() -> int:
+    """The command line."""
+    options = _options()
+    plan = _plan(options)
+    if options.draw:
+        told = json.loads(options.draw.read_text())
+        _write(options, plan, Runs.load(told["runs"]), _facts(options, told))
+        return 0
+    peers = find_peers() if options.peers else None
+    own = bool(options.mtu) and os.geteuid() == 0 and places.own_network(options.mtu)
+    try:
+        with places.prepared(peers, pinned=options.pin) as place:
+            chosen = [target for target in _targets(options) if target.name in (*options.targets, "before")]
+            session = Session(place, plan, chosen, options.versions, options.python)
+            record = session.record
+
+            def checkpoint() -> None:
+                kept = {"left_out": record.left_out, "versions": {**_libraries(options.python), **record.versions}}
+                told = {
+                    "machine": _machine(place, own_mtu=options.mtu if own else 0),
+                    **kept,
+                    "full": options.full,
+                    "runs": record.runs.dump(),
+                }
+                options.output.mkdir(parents=True, exist_ok=True)
+                (options.output / "benchmark.json").write_text(json.dumps(told, indent=1) + "\n")
+                for name, text in record.configurations.items():
+                    (options.output / "configurations").mkdir(exist_ok=True)
+                    (options.output / "configurations" / name).write_text(
+                        re.sub(rf"[\w/.-]*/{re.escape(place.folder.name)}", "/bench", text)
+                    )
+                _write(options, plan, record.runs, _facts(options, told))
+
+            session.measure(checkpoint)
+    except places.UnavailableError as error:
+        print(f"qproxy: the benchmark can't run: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"qproxy: interrupted; {options.output} has what was complete", file=sys.stderr)
+        return 130
+    print("\n" + (options.output / "benchmark.md").read_text())
+    return 0
 
 
-def run(options: argparse.Namespace) -> dict[str, object]:
-    """All rounds; returns what goes into the JSON file."""
-    cores = sorted(os.sched_getaffinity(0))
-    pinned = len(cores) > 1
-    prefixes = [["taskset", "-c", str(core)] if pinned else [] for core in (cores[0], cores[-1])]
-    results: dict[str, object] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # nginx's worker may be another user
-        pem = certificates.ensure(folder, "a.example.com")
-        bench = targets.Bench(folder, prefixes[0], prefixes[1], pem, pem)
-        try:
-            targets.start_backend(bench)
-            ports = {target: targets.STARTERS[target](bench) for target in options.targets}
-            for workload in options.workloads:
-                results[workload] = rounds(bench, options, ports, WORKLOADS[workload])
-        finally:
-            bench.close()
-    return {"machine": machine(pinned=pinned), "versions": targets.versions(), "seconds": options.seconds, "results": results}
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    here = Path(sys.executable)
+    names = [target.name for target in targets(here, here)]
+    parser.add_argument("--full", action="store_true", help="everything, about an hour; without: the bars, some minutes")
+    parser.add_argument("--rounds", type=int, help="instead of the plan's")
+    parser.add_argument("--seconds", type=int, help="of each run, instead of the plan's")
+    parser.add_argument("--targets", nargs="+", choices=names, default=names, metavar="TARGET", help=f"some of {', '.join(names)}")
+    parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=list(VERSIONS))
+    parser.add_argument("--workloads", nargs="+", help="some of the plan's, by name; with it latency and idle memory are left out")
+    parser.add_argument("--python", type=Path, default=here, help="interpreter with the build to measure")
+    parser.add_argument("--portable-python", type=Path, default=here, help="interpreter with the portable build (no compiled modules)")
+    parser.add_argument("--before", type=Path, help="interpreter with an older build on the same engines, to compare with")
+    parser.add_argument("--mtu", type=int, default=MTU, help="of loopback, in a network namespace of its own; 0: the system's loopback")
+    parser.add_argument("--pin", action=argparse.BooleanOptionalAction, default=True, help="keep server and load on a core each")
+    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="set up what scripts/peers sets up")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
+    parser.add_argument("--draw", type=Path, metavar="JSON", help="measure nothing: write the report and the plots of an earlier run anew")
+    return parser.parse_args()
 
 
-def rounds(bench: targets.Bench, options: argparse.Namespace, ports: dict[str, dict[str, int]], workload: Workload) -> object:
-    """``{version: {target: [run, ...]}}``, the targets of a version in turn within each round."""
-    found: dict[str, dict[str, list[dict[str, float]]]] = {}
-    for number in range(options.rounds):
-        for version in options.versions:
-            for target in options.targets:
-                if version in ports[target]:
-                    one = measure(bench, version, ports[target][version], workload, options.seconds)
-                    found.setdefault(version, {}).setdefault(target, []).append(one)
-                    say(f"round {number + 1}  {workload.path}  {version}  {target:10}", one)
-    return found
+def _plan(options: argparse.Namespace) -> Plan:
+    plan = FULL if options.full else QUICK
+    if options.workloads:
+        chosen = tuple(workload for workload in FULL.workloads if workload.name in options.workloads)
+        sweeps = tuple(workload for workload in FULL.sweeps if workload.name in options.workloads)
+        plan = dataclasses.replace(QUICK, workloads=chosen, sweeps=sweeps, idle=0)
+    if options.rounds:
+        plan = dataclasses.replace(plan, rounds=options.rounds)
+    if options.seconds:
+        plan = dataclasses.replace(plan, seconds=options.seconds, latency_seconds=max(options.seconds, 2))
+    return plan
 
 
-def say(what: str, one: dict[str, float]) -> None:
-    """One line of progress."""
-    failed = f", {one['failed']:.0f} FAILED" if one["failed"] else ""
-    print(f"{what} {one['rate']:10.1f} requests/s{failed}", flush=True)
+def _targets(options: argparse.Namespace) -> list[Target]:
+    return targets(options.python, options.portable_python, options.before)
 
 
-def machine(*, pinned: bool) -> dict[str, object]:
-    """What the figures depend on."""
+def find_peers() -> Path | None:
+    """What scripts/peers made, as far as it came: what is missing is left out by name."""
+    script = places.ROOT / "scripts" / "peers"
+    subprocess.run([script], check=False, stdout=subprocess.DEVNULL)
+    where = subprocess.run([script, "--where"], check=True, capture_output=True, text=True).stdout.strip()
+    return Path(where) if Path(where).exists() else None
+
+
+def _machine(place: places.Place, *, own_mtu: int) -> dict[str, object]:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
-    return {"cpu": model, "cores": os.cpu_count(), "pinned": pinned, "kernel": platform.release(), "python": platform.python_version()}
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "processor": model,
+        "cores": os.cpu_count(),
+        "pinned": place.server_core is not None,
+        "loopback's MTU": own_mtu or "the system's",
+        "kernel": platform.release(),
+        "Python": platform.python_version(),
+    }
 
 
-def median_ratio(runs: dict[str, list[dict[str, float]]], over: str) -> str:
-    """The median of qproxy's rate over another's, round by round."""
-    if "qproxy" not in runs or over not in runs:
-        return "-"
-    ratios = [mine["rate"] / theirs["rate"] for mine, theirs in zip(runs["qproxy"], runs[over], strict=True) if theirs["rate"]]
-    return f"{statistics.median(ratios):.2f}" if ratios else "-"
+def _libraries(python: Path) -> dict[str, str]:
+    script = "import sys, json, importlib.metadata as m\nfound = {}\nfor name in sys.argv[1:]:\n try: found[name] = m.version(name)\n"
+    script += " except m.PackageNotFoundError: pass\nprint(json.dumps(found))"
+    done = subprocess.run([python, "-c", script, "qproxy", *LIBRARIES], capture_output=True, text=True, check=False)
+    return dict(json.loads(done.stdout)) if done.returncode == 0 else {"qproxy": metadata.version("qproxy")}
 
 
-def markdown(told: dict[str, object], order: Sequence[str]) -> str:
-    """The tables for people."""
-    facts, versions = told["machine"], told["versions"]
-    lines = ["# Benchmark", ""]
-    lines += [", ".join(f"{key}: {value}" for key, value in facts.items()) + ".", ""]
-    lines += [", ".join(f"{key} {value}" for key, value in versions.items()) + ".", ""]
-    lines += [
-        "One core for the server, another for load and backend, TLS 1.3 with P-256, keep-alive on both sides, access logs off; medians",
-        "over interleaved rounds, ratios taken within a round. `floor` is the bare libraries (bench/floor). hypercorn answers from memory",
-        "and asks no backend. HTTP/1.1 and HTTP/2 by h2load, HTTP/3 by bench/load/h3load.py. Only the ratios mean something elsewhere.",
-    ]
-    for name, by_version in told["results"].items():
-        workload = WORKLOADS[name]
-        title, scale = workload.title, targets.SIZES[workload.path] / 2**20 if name == "large" else 1
-        over = [target for target in order if target != "qproxy"]
-        lines += ["", f"## {title}", "", "| version | " + " | ".join([*order, *(f"qproxy / {target}" for target in over)]) + " |"]
-        lines.append("|---" * (1 + len(order) + len(over)) + "|")
-        for version, runs in by_version.items():
-            cells = []
-            for target in order:
-                rates = [one["rate"] * scale for one in runs.get(target, [])]
-                failed = sum(one["failed"] for one in runs.get(target, []))
-                cells.append((f"{statistics.median(rates):,.0f}" if rates else "-") + (f" ({failed:.0f} failed)" if failed else ""))
-            cells += [median_ratio(runs, target) for target in over]
-            lines.append(f"| {NAMES[version]} | " + " | ".join(cells) + " |")
-        busiest = max((one.get("own_cpu", 0) for runs in by_version.values() for target in runs.values() for one in target), default=0)
-        if busiest:
-            lines += ["", f"The HTTP/3 generator used at most {busiest:.0%} of its core (the backend runs there, too)."]
-    return "\n".join(lines) + "\n"
+def _facts(options: argparse.Namespace, told: dict[str, Any]) -> Facts:
+    names = {target.name: target.title for target in _targets(options)}
+    notes = ["hypercorn answers from memory and asks no backend: it does less than the others."]
+    return Facts("Benchmark", told["machine"], told["versions"], told["left_out"], names, notes)
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4, help="of each run, after a second of warm-up where the generator has one")
-    parser.add_argument("--targets", nargs="+", choices=targets.STARTERS, default=list(targets.STARTERS))
-    parser.add_argument("--versions", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for benchmark.json and benchmark.md")
-    options = parser.parse_args()
-    told = run(options)
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "benchmark.json").write_text(json.dumps(told, indent=1) + "\n")
-    text = markdown(told, options.targets)
-    (options.output / "benchmark.md").write_text(text)
-    print("\n" + text)
+def _write(options: argparse.Namespace, plan: Plan, runs: Runs, facts: Facts) -> None:
+    (options.output / "benchmark.md").write_text(report.markdown(runs, facts, plan))
+    plots.draw(runs, facts.names, plan, options.output)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

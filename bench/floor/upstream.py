@@ -1,52 +1,135 @@
-"""The floor's way to the backend: keep-alive HTTP/1.1 connections, one request on each, answers collected whole.
+"""The floor's way to the backend: keep-alive connections on the product's own HTTP/1.1 client engine, one request on each at a time.
 
-No retry, no timeout, no back-pressure, no header policy: what is left is the cost of the libraries and the event loop.
+Head, body and back-pressure go straight from the one engine to the other. No retry, no timeout, no choice, no counter.
 """
 
 import asyncio
-from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
-import httptools
+from proxy.engine.events import RequestHead, ResponseBody, ResponseEnd, ResponseHead, UpstreamEvent
+from proxy.engine.h1_client import H1Client
+from proxy.engine.seam import HIGH_WATER
+from proxy.message import Headers
 
-Answered = Callable[[int, list[tuple[bytes, bytes]], bytes], None]
-HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding"}
+if TYPE_CHECKING:
+    from bench.floor.requests import Requests
+
+HOP_BY_HOP = frozenset((b"connection", b"keep-alive"))
+BUFFER = memoryview(bytearray(64 * 1024))
 
 
-class _Upstream(asyncio.Protocol):
-    def __init__(self, pool: "Pool", request: bytes, answered: Answered) -> None:
-        self.pool, self.first, self.answered = pool, request, answered
-        self.parser = httptools.HttpResponseParser(self)
+class Upstream(asyncio.BufferedProtocol):
+    """One connection to the backend."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        self.transport = transport
-        self.ask(self.first, self.answered)
+    def __init__(self, pool: "Pool") -> None:
+        self.pool = pool
+        self.engine = H1Client()
+        self.transport: asyncio.Transport | None = None
+        self.unsent: list[bytes] = []
+        self.client: Requests | None = None
+        self.stream = 0
+        self.credit = 0
+        self.write_paused = self.read_paused = False
 
-    def ask(self, request: bytes, answered: Answered) -> None:
-        self.answered = answered
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.body: list[bytes] = []
-        self.transport.write(request)
+    def begin(self, client: "Requests", request: RequestHead) -> None:
+        self.client, self.stream = client, request.stream
+        headers = [(b"host", request.authority), *(field for field in request.headers if field[0] not in HOP_BY_HOP)]
+        self.write(self.engine.start(request.method, request.path, headers, end=request.end))
 
-    def data_received(self, data: bytes) -> None:
-        self.parser.feed_data(data)
+    def send(self, data: bytes, credit: int) -> None:
+        self.write(self.engine.encode_data(data))
+        self.credit += credit
+        if not self.write_paused:
+            self.give_credit()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        if name not in HOP_BY_HOP:
-            self.headers.append((name, value))
+    def end(self) -> None:
+        self.write(self.engine.encode_end([]))
 
-    def on_body(self, body: bytes) -> None:
-        self.body.append(body)
+    def give_credit(self) -> None:
+        if self.credit and self.client is not None:
+            credit, self.credit = self.credit, 0
+            self.client.consumed(self.stream, credit)
 
-    def on_message_complete(self) -> None:
-        status = self.parser.get_status_code()
-        body = b"".join(self.body)
-        self.parser = httptools.HttpResponseParser(self)
-        self.pool.idle.append(self)
-        self.answered(status, self.headers, body)
+    def drained(self) -> None:
+        if self.read_paused and self.transport is not None:
+            self.read_paused = False
+            self.transport.resume_reading()
+
+    def abort(self) -> None:
+        self.let_go()
+        if self.transport is not None:
+            self.transport.abort()
+
+    def write(self, data: bytes) -> None:
+        if self.transport is None:
+            self.unsent.append(data)
+        elif data:
+            self.transport.write(data)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=HIGH_WATER)
+        self.transport.writelines(self.unsent)
+        self.unsent.clear()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        self.give_credit()
+
+    def get_buffer(self, hint: int) -> memoryview:
+        del hint
+        return BUFFER
+
+    def buffer_updated(self, size: int) -> None:
+        events = self.engine.receive(bytes(BUFFER[:size]))
+        client = self.client
+        if client is None:
+            self.abort()
+            return
+        if len(events) == 3 and isinstance(events[1], ResponseBody):
+            head, body, _ = events
+            assert isinstance(head, ResponseHead)
+            stream = self.stream
+            self.release()
+            client.respond(stream, head.status, _end_to_end(head.headers), body.data)
+            return
+        for event in events:
+            self.deliver(client, event)
+
+    def deliver(self, client: "Requests", event: UpstreamEvent) -> None:
+        if isinstance(event, ResponseBody):
+            if client.send_data(self.stream, event.data, False) > HIGH_WATER and not self.read_paused and self.transport is not None:
+                self.read_paused = True
+                self.transport.pause_reading()
+        elif isinstance(event, ResponseHead):
+            if event.end:
+                self.release()
+            client.send_head(self.stream, event.status, _end_to_end(event.headers), event.end)
+        elif isinstance(event, ResponseEnd):
+            self.release()
+            client.send_data(self.stream, b"", True)
+
+    def let_go(self) -> None:
+        if self.client is not None:
+            del self.client.running[self.stream]
+            self.client = None
+
+    def release(self) -> None:
+        self.let_go()
+        self.credit = 0
+        self.drained()
+        if self.engine.reusable:
+            self.pool.idle.append(self)
+        else:
+            self.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         del error
+        self.transport = None
+        self.let_go()
         if self in self.pool.idle:
             self.pool.idle.remove(self)
 
@@ -56,19 +139,22 @@ class Pool:
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self.idle: list[_Upstream] = []
-        self.tasks: set[asyncio.Task[object]] = set()
+        self.idle: list[Upstream] = []
+        self.connecting: set[asyncio.Task[object]] = set()
 
-    def ask(self, request: bytes, answered: Answered) -> None:
+    def begin(self, client: "Requests", request: RequestHead) -> Upstream:
+        """Send *request*; what comes back goes to *client*."""
         if self.idle:
-            self.idle.pop().ask(request, answered)
-            return
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(loop.create_connection(lambda: _Upstream(self, request, answered), "127.0.0.1", self.port))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+            upstream = self.idle.pop()
+        else:
+            upstream = Upstream(self)
+            loop = asyncio.get_running_loop()
+            task = loop.create_task(loop.create_connection(lambda: upstream, "127.0.0.1", self.port))
+            self.connecting.add(task)
+            task.add_done_callback(self.connecting.discard)
+        upstream.begin(client, request)
+        return upstream
 
 
-def get(path: bytes, authority: bytes) -> bytes:
-    """A GET as sent to the backend."""
-    return b"GET %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (path, authority)
+def _end_to_end(headers: Headers) -> Headers:
+    return [field for field in headers if field[0] not in HOP_BY_HOP]
