@@ -2,15 +2,19 @@
 
 VENV ?= .venv
 BIN := $(VENV)/bin
+COMPILED ?= .venv-compiled
 PURE := proxy/engine/*,proxy/route/*,proxy/policy/*,proxy/pipe.py,balancer/*
 # One test process per core but never more than eight: e2e tests start processes of their own.
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n -gt 8 ] && n=8; echo $$n)
+# Engines of the end-to-end tests: portable, fast, all; or whichever are installed, which has to be all of them with CI=true.
+ENGINES ?= installed
+E2E = $(BIN)/pytest -q -n $(WORKERS) --dist loadfile $(if $(filter-out installed,$(ENGINES)),--engines=$(ENGINES))
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint types imports unit e2e coverage bench fuzz packages clean
+.PHONY: help venv demo native native-test native-wheel-test engines test soak lint types imports unit e2e coverage bench bench-full profile micro micro-instructions fuzz fuzz-h2 compiled test-compiled packages clean
 
 help: ## This list
-	@sed -n 's/^\([a-z0-9]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 20
 
 venv: $(VENV)/.developer ## The virtual environment with everything that tests and benchmarks need
 
@@ -26,11 +30,33 @@ $(VENV)/.developer: pyproject.toml scripts/venv
 demo: $(VENV)/.demo ## Serve the example on port 8443 until Ctrl-C
 	@exec $(BIN)/qproxy demo -c conf.d
 
-test: venv packages lint types imports ## Everything that CI runs
+native: $(VENV)/.native ## Build the native QUIC engine and install it (some minutes, the first time)
+
+$(VENV)/.native: scripts/native $(wildcard native/*.* native/src/*.rs native/patches/*)
+	@[ -e $(VENV)/.developer ] || $(MAKE) --no-print-directory $(VENV)/.demo
+	@scripts/native install $(VENV)
+	@touch $@
+
+native-test: venv ## The native engine's own tests: cargo test, clippy, rustfmt
+	@PYTHON=$(abspath $(BIN)/python) scripts/native test
+
+native-wheel-test: ## Build the wheel for release, and import it in an empty environment
+	@scripts/native wheel
+
+engines: # What the tests need of the native engine; outside of CI they do without it where it can't be built
+	@if [ "$(ENGINES)" = portable ]; then exit 0; \
+	elif scripts/native check; then $(MAKE) --no-print-directory native; \
+	elif [ "$${CI:-}" != true ] && [ "$(ENGINES)" = installed ]; then echo "qproxy: so only the engines that are installed are tested."; \
+	else exit 1; fi
+
+test: venv packages engines lint types imports ## Everything that CI runs; ENGINES=portable: without the native engine
 	@rm -f .coverage .coverage.*
 	$(BIN)/pytest -q -n $(WORKERS) --cov --cov-report= tests/unit tests/property tests/sim
-	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile tests/e2e
+	$(E2E) tests/e2e
 	@$(MAKE) --no-print-directory coverage
+
+soak: venv packages engines ## The long tests at full length: bodies of a GiB, 24,000 requests in bursts, on each engine
+	$(E2E) -m soak --soak tests/e2e
 
 coverage: # Of the last run of unit tests, properties and simulations, which exercise the pure parts
 	@$(BIN)/coverage report --skip-covered --skip-empty
@@ -51,17 +77,53 @@ unit: venv ## Unit tests, properties and simulations
 	$(BIN)/pytest -q -n $(WORKERS) tests/unit tests/property tests/sim
 
 e2e: venv packages ## Tests with real clients on real sockets
-	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile tests/e2e
+	$(E2E) tests/e2e
 
-bench: venv packages ## Compare with nginx, hypercorn and the bare libraries: bench/results/
-	$(BIN)/python -m bench.run
+# The plots and the profiler of the benchmarks, beside what a developer has. The stamp names what was installed last.
+$(VENV)/.bench: $(VENV)/.developer
+	@scripts/venv $(VENV) -e '.[bench]'
+	@touch $@
+
+# Root makes and enters the peers' Debian root. BENCH takes options: make bench BENCH="--rounds 5".
+bench: $(VENV)/.bench packages bench-native ## Compare with nginx, HAProxy, Caddy, Envoy, hypercorn and the bare engines, in minutes: bench/results/
+	$(BIN)/python -m bench.run $(BENCH)
+
+bench-full: $(VENV)/.bench packages bench-native ## The same with every workload, in an hour
+	$(BIN)/python -m bench.run --full $(BENCH)
+
+profile: $(VENV)/.bench packages bench-native ## Flame graphs of each workload: bench/results/profiles/
+	$(BIN)/python -m bench.profile $(BENCH)
+
+.PHONY: bench-native
+bench-native: # Where it can't be built, as without Rust, the rest is compared
+	-@$(MAKE) --no-print-directory native
+
+micro: $(VENV)/.bench ## The parts of the request path, each alone (pyperf): bench/results/micro.md
+	$(BIN)/python -m bench.micro
+
+micro-instructions: $(VENV)/.bench ## The same in machine instructions (needs valgrind), for a machine that is busy
+	$(BIN)/python -m bench.micro.instructions
+
+# Never editable: the extensions are in the wheel alone, none beside the sources (setup.py). Needs a C compiler and Python's headers.
+compiled: ## A virtual environment of its own, .venv-compiled, with the request path as machine code: faster, otherwise the same
+	@scripts/venv $(COMPILED) '.[dev]' 'setuptools>=77' wheel
+	@rm -rf build # setuptools would pack what it left there last time
+	QPROXY_COMPILED=1 $(COMPILED)/bin/pip install --quiet --no-build-isolation --no-deps --force-reinstall .
+
+test-compiled: compiled ## Unit tests and properties over the compiled build, in a folder without the sources
+	rm -rf build/tested && mkdir -p build/tested
+	cp -R tests conf.d docs bench scripts pyproject.toml Makefile README.md CHANGELOG.md build/tested
+	cd build/tested && $(abspath $(COMPILED))/bin/python -m pytest -q -n $(WORKERS) tests/unit tests/property
 
 fuzz: venv ## The properties, with a hundred times as many examples
 	FUZZ=100 $(BIN)/pytest -q -n $(WORKERS) --timeout=1800 tests/property
+
+fuzz-h2: venv ## Hostile bytes against both HTTP/2 engines for SECONDS (60), from case FIRST (1)
+	$(BIN)/python -m tests.fuzz.h2_engines --seconds $(or $(SECONDS),60) --first $(or $(FIRST),1)
 
 packages: # The Debian packages whose programs tests and benchmarks run
 	@scripts/debian-packages
 
 clean: ## Remove what was made here, the virtual environment and the demo's state included
-	rm -rf $(VENV) .state build dist *.egg-info .coverage .coverage.* htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(COMPILED) native/target native/patched .state build dist *.egg-info .coverage .coverage.* htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,6 +22,9 @@ MAX_POINTS = 400_000
 """Points of one ring (20 MB, under a second to build). Where the weights add up to more than MAX_POINTS / POINTS = 2,500, each unit has
 half as many, or a quarter and so on; only a change across such a step moves the keys of others."""
 
+AT_FIRST_USE = 4_000
+"""Points of a ring that is placed no sooner than it is needed: 25 nodes, 3 ms. A larger one is placed when it is made."""
+
 Nodes: TypeAlias = tuple[tuple[str, int], ...]
 """Name and weight of each."""
 
@@ -30,26 +33,42 @@ class Ring:
     """An immutable ring over *nodes*; owners are given as positions in *nodes*.
 
     Raises ValueError for a name that stands twice, a weight under 1, or weights of more than ``MAX_POINTS`` together. *secret*: at most 64
-    bytes.
+    bytes. A small ring is placed when it is first asked (``AT_FIRST_USE``): of ten thousand sites' pools few see a request at once.
     """
 
-    __slots__ = ("__weakref__", "_copy", "_points", "owners", "size")
+    __slots__ = ("__weakref__", "_copy", "_nodes", "_points", "_unit", "owners", "size")
+
+    _points: list[int]
+    owners: list[int]
+    """The owner of each point, in the ring's order."""
 
     def __init__(self, nodes: Nodes, secret: bytes) -> None:
-        points = _points_of_a_unit(nodes)
+        self._unit = _points_of_a_unit(nodes)
+        self._nodes = nodes
         self.size = len(nodes)
         keyed = blake2b(digest_size=8, key=secret, person=b"qproxy-ring")
         self._copy = keyed.copy  # a copy of the keyed state costs half of what keying anew does
+        if sum(weight for _, weight in nodes) * self._unit > AT_FIRST_USE:
+            self._place()
 
+    def __getattr__(self, name: str) -> list[int]:
+        """Place the points when they are first read. A slot that is filled never comes here: ``position`` has no question to ask."""
+        if name not in ("_points", "owners"):
+            raise AttributeError(name)
+        self._place()
+        placed: list[int] = object.__getattribute__(self, name)
+        return placed
+
+    def _place(self) -> None:
         def place(point: str) -> int:
             return self._hash(point.encode())
 
-        index = {name: position for position, (name, _) in enumerate(nodes)}
+        index = {name: position for position, (name, _) in enumerate(self._nodes)}
         # sorted, so that even two points on one spot (once in 2**64 pairs) fall out the same for any order of the nodes
-        placed = HashRing({name: {"weight": weight, "vnodes": points} for name, weight in sorted(nodes)}, hash_fn=place).get_points()
-        self._points: list[int] = [point for point, _ in placed]
-        self.owners: list[int] = [index[name] for _, name in placed]
-        """The owner of each point, in the ring's order."""
+        nodes = {name: {"weight": weight, "vnodes": self._unit} for name, weight in sorted(self._nodes)}
+        placed = HashRing(nodes, hash_fn=place).get_points()
+        self._points = [point for point, _ in placed]
+        self.owners = [index[name] for _, name in placed]
 
     def position(self, key: bytes) -> int:
         """Where in ``owners`` the owner of *key* stands. The ring must not be empty."""

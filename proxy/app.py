@@ -22,6 +22,7 @@ from pathlib import Path
 
 from balancer.pool import Pool as BalancerPool
 from proxy import __version__
+from proxy.config.collector import collector_paused
 from proxy.config.compile import compile_snapshot, diff, with_port
 from proxy.config.diff import outside
 from proxy.config.load import ConfigError, Configuration, load
@@ -33,9 +34,9 @@ from proxy.control.metrics import Exposition
 from proxy.control.probe import Prober
 from proxy.control.state import StateError, load_secret
 from proxy.deadlines import TICK, Deadlines
-from proxy.engine.quic.endpoint import QuicEndpoint
+from proxy.engine.choice import MakeQuic, choose
 from proxy.engine.quic.settings import QuicSettings
-from proxy.engine.seam import Handle
+from proxy.engine.seam import Endpoint, Handle
 from proxy.listen.limits import AcceptLimits
 from proxy.listen.tcp import TcpListener, bind_tcp
 from proxy.listen.tls import ContextError, TlsContexts
@@ -71,6 +72,12 @@ CLOSE_GRACE = 0.5
 
 def run(config: Path) -> int:
     """Serve the configuration at *config* until SIGTERM or SIGINT; gives the exit code. Says on stderr what is wrong."""
+    gc.collect()  # what the imports left; a start makes no garbage in cycles, so that what stands at its end can be frozen as it is
+    with collector_paused():  # ``_settle_memory`` lets it begin
+        return _run(config)
+
+
+def _run(config: Path) -> int:
     try:
         configuration = load(config, os.environ)
         secret = load_secret(configuration.state)
@@ -125,6 +132,8 @@ class App:
         self._limits = AcceptLimits(snapshot.limits, snapshot.trusted_proxies, self._metrics)
         self._prober = Prober(snapshot.pools, self._log, self._metrics, clock=time.monotonic)
         self._refresher = CertificateRefresher(configuration.certificate_files, self._publish_certificates, self._log, self._metrics)
+        self._h2 = choose("h2", configuration.server.engines.h2)
+        self._quic = choose("quic", configuration.server.engines.quic)
         self._tcp: list[TcpListener] = []
         self._udp: list[UdpListener] = []
         self._loaded_at = self._attempted_at = time.time()
@@ -157,6 +166,8 @@ class App:
                 "ready",
                 version=__version__,
                 loop=type(asyncio.get_running_loop()).__module__.partition(".")[0],
+                h2=str(self._h2),
+                quic=str(self._quic),
                 listeners=[f"{listener.name} {' '.join(sorted(listener.protocols))}" for listener in self._services.snapshot.listeners],
                 admin=_shown(self._services.snapshot.admin),
                 sites=len(self._configuration.sites),
@@ -177,7 +188,7 @@ class App:
                 sock = _bound(bind_tcp, listener.address, "TCP")
                 stack.callback(sock.close)
                 listener = with_port(listener, sock.getsockname()[1])
-                tcp = TcpListener(listener, self._services, self._contexts, self._limits)
+                tcp = TcpListener(listener, self._services, self._contexts, self._h2.load(), self._limits)
                 await tcp.start(sock)
                 stack.callback(tcp.abort)
                 stack.callback(tcp.stop_accepting)
@@ -193,12 +204,16 @@ class App:
             bound.append(listener)
         self._services.snapshot = replace(self._services.snapshot, listeners=tuple(bound))
 
-    def _endpoint(self, admit: Callable[[Handle, Address], bool]) -> QuicEndpoint:
+    def _endpoint(self, admit: Callable[[Handle, Address], bool]) -> Endpoint:
         snapshot = self._services.snapshot
         settings = QuicSettings(
-            idle_timeout=snapshot.timeouts.idle, handshake_timeout=snapshot.timeouts.handshake, connections=snapshot.limits.connections
+            idle_timeout=snapshot.timeouts.idle,
+            handshake_timeout=snapshot.timeouts.handshake,
+            connections=snapshot.limits.connections,
+            congestion_control=self._configuration.server.quic.congestion_control,
         )
-        return QuicEndpoint(self._select, snapshot.limits.engine, settings, self._secret, random_bytes=os.urandom, admit=admit)
+        make: MakeQuic = self._quic.load()
+        return make(self._select, snapshot.limits.engine, settings, self._secret, random_bytes=os.urandom, admit=admit)
 
     def _select(self, sni: str | None) -> TlsProfile | None:
         return self._services.snapshot.sni.select(sni)
@@ -247,9 +262,9 @@ class App:
 
     def _settle_memory(self) -> None:
         """What exists now lives to the end: the collector need not look at it again (docs/design)."""
-        gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
+        gc.enable()
 
     async def _tick(self) -> None:
         """One timer for everything that is coarse."""

@@ -33,7 +33,7 @@ from proxy.snapshot import Forward, Host, Pool, Route, Site, Timeouts
 from proxy.stream import ClientConnection
 from proxy.upload import Upload
 from proxy.upstream.h1 import UpstreamConnection
-from proxy.upstream.pool import Attempt
+from proxy.upstream.pool import Attempt, EndpointConnections
 
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
 """Methods that may be sent again (RFC 9110, section 9.2.2)."""
@@ -56,6 +56,7 @@ class Exchange:
         "_connected_at",
         "_connection",
         "_done",
+        "_endpoint",
         "_first_byte",
         "_forward_headers",
         "_head",
@@ -99,6 +100,7 @@ class Exchange:
         self._pool: Pool | None = None
         self._backend: Backend | None = None
         self._last_backend = ""
+        self._endpoint: EndpointConnections | None = None
         self._attempt: Attempt | None = None
         self._connection: UpstreamConnection | None = None
         self._attempts = 0
@@ -285,12 +287,12 @@ class Exchange:
         self._last_backend = backend.identity
         self._attempts += 1
         action.pool.balancer.acquire(backend)
-        connections = self._services.upstreams.of(action.pool, backend.identity)
-        connection = None if fresh else connections.take()
+        endpoint = self._endpoint = self._services.upstreams.of(action.pool, backend.identity)
+        connection = None if fresh else endpoint.take()
         if connection is not None:
             self._send(connection)
         else:
-            self._attempt = connections.open(self, route.timeouts.connect, fast_open=self._head.method in IDEMPOTENT)
+            self._attempt = endpoint.open(self, route.timeouts.connect, fast_open=self._head.method in IDEMPOTENT)
 
     def on_connected(self, connection: UpstreamConnection) -> None:
         """A new connection to the candidate is there."""
@@ -378,7 +380,9 @@ class Exchange:
 
     def on_response_head(self, event: ResponseHead) -> None:
         """The backend answers."""
-        self._begin_response(event)
+        headers = self._begin_response(event)
+        self._head_sent = True
+        self.client.send_head(self.stream, event.status, headers, end=event.end)
         if event.end:
             self._connection = None
             self._finish("complete", Outcome.SUCCESS)
@@ -388,28 +392,30 @@ class Exchange:
 
     def on_whole_response(self, event: ResponseHead, body: bytes) -> None:
         """The backend answers, all at once: a small answer needs no pipe."""
-        self._begin_response(event)
+        headers = self._begin_response(event)
         self._connection = None
         self._body_out = len(body)
-        self.client.send_data(self.stream, body, end=True)
+        self._head_sent = True
+        self.client.respond(self.stream, event.status, headers, body)
         self._finish("complete", Outcome.SUCCESS)
 
-    def _begin_response(self, event: ResponseHead) -> None:
-        pool, backend, client = self._pool, self._backend, self.client
+    def _begin_response(self, event: ResponseHead) -> Headers:
+        """Take note of the answer; gives the fields that go on to the client."""
+        pool, backend, endpoint, client = self._pool, self._backend, self._endpoint, self.client
         assert pool is not None
         assert backend is not None
-        self._first_byte = self._progress = self._services.clock()
+        assert endpoint is not None
+        now = self._first_byte = self._progress = self._services.clock()
+        endpoint.seconds.observe(now - self._sent_at)
         self._status = event.status
         if pool.pins:
             client.pins[pool.name] = backend
         headers = strip_hop_by_hop(event.headers)
         if get(headers, b"date") is None:
             headers.append(date_header(self._services.wall_clock()))  # RFC 9110, section 6.6.1
-        headers = self._edited(headers)
-        self._head_sent = True
         if self._upload is not None:
             self._upload.commit()
-        client.send_head(self.stream, event.status, headers, end=event.end)
+        return self._edited(headers)
 
     def on_response_body(self, data: bytes) -> None:
         """Body bytes from the backend."""
@@ -610,9 +616,6 @@ class Exchange:
         body_out = self._response_pipe.moved if self._response_pipe is not None else self._body_out
         if backend is not None:
             self._give_up_backend(outcome)
-            if self._first_byte:
-                assert self._pool is not None
-                services.meters.upstream_seconds.cell(self._pool.name).observe(self._first_byte - self._sent_at)
         if route is not None:
             counters = route.counters
             counters.statuses[min(self._status // 100, 5)].value += 1

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from proxy.observe import Cell, Family, Histogram, Metrics
+from proxy.observe import BYTES, Cell, Family, Histogram, Metrics
 
 
 class ProxyMetrics:
@@ -28,7 +28,12 @@ class ProxyMetrics:
         "http3_connections",
         "limits_hit",
         "pool_backends",
+        "quic_bytes_lost",
+        "quic_congestion_window",
+        "quic_packets_lost",
+        "quic_packets_sent",
         "quic_path_changes",
+        "quic_round_trip",
         "rejected",
         "reloads",
         "server_up",
@@ -67,6 +72,14 @@ class ProxyMetrics:
         self.limits_hit = counter("qproxy_limits_hit_total", "What a limit of the configuration turned away", ("limit",))
         self.datagrams = counter("qproxy_datagrams_total", "UDP datagrams, by direction (in, out)", ("direction",))
         self.quic_path_changes = counter("qproxy_quic_path_changes_total", "QUIC connections whose client changed its address")
+        # of QUIC connections that ended, where the engine tells (the native one does)
+        self.quic_round_trip = histogram("qproxy_quic_round_trip_seconds", "Smoothed round-trip time of a QUIC connection at its end")
+        self.quic_congestion_window = histogram(
+            "qproxy_quic_congestion_window_bytes", "Congestion window of a QUIC connection at its end", bounds=BYTES
+        )
+        self.quic_packets_sent = counter("qproxy_quic_packets_sent_total", "QUIC packets sent, on connections that ended")
+        self.quic_packets_lost = counter("qproxy_quic_packets_lost_total", "QUIC packets declared lost, on connections that ended")
+        self.quic_bytes_lost = counter("qproxy_quic_bytes_lost_total", "Bytes of the QUIC packets that were declared lost")
         # the exchange and the upstream side
         self.exchange_errors = counter("qproxy_exchange_errors_total", "Requests answered with an error of the proxy's own", ("kind",))
         self.upstream_seconds = histogram("qproxy_upstream_seconds", "Time from sending a request to its response head", ("pool",))

@@ -11,6 +11,9 @@ from typing import Generic, Protocol, TypeVar
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of latency histograms, in seconds."""
 
+BYTES = tuple(float(1 << power) for power in range(14, 25))
+"""Upper bounds of histograms of congestion windows, in bytes: 16 KiB to 16 MiB."""
+
 
 class Cell:
     """One counter or gauge: ``cell.value += 1``."""
@@ -24,16 +27,17 @@ class Cell:
 class Histogram:
     """Counts by bucket (the last one is +Inf) and the sum of what was observed."""
 
-    __slots__ = ("counts", "sum")
+    __slots__ = ("bounds", "counts", "sum")
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(SECONDS) + 1)
+    def __init__(self, bounds: tuple[float, ...] = SECONDS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """Count one duration."""
-        self.counts[bisect_left(SECONDS, seconds)] += 1
-        self.sum += seconds
+    def observe(self, value: float) -> None:
+        """Count one, in the unit of the bounds."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
 
 
 CellT = TypeVar("CellT", Cell, Histogram)
@@ -78,9 +82,9 @@ class Metrics:
         """A gauge family."""
         return self._declare(name, help_text, labels, "gauge", Cell)
 
-    def histogram(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> Family[Histogram]:
-        """A histogram family of seconds, with the buckets ``SECONDS``."""
-        return self._declare(name, help_text, labels, "histogram", Histogram)
+    def histogram(self, name: str, help_text: str, labels: tuple[str, ...] = (), bounds: tuple[float, ...] = SECONDS) -> Family[Histogram]:
+        """A histogram family, of seconds unless *bounds* are of something else."""
+        return self._declare(name, help_text, labels, "histogram", lambda: Histogram(bounds))
 
     def collect(self) -> Iterable[Family[Cell] | Family[Histogram]]:
         """The families, gauges brought up to date."""

@@ -1,4 +1,4 @@
-"""What all tests share: how many examples the properties try. FUZZ=N tries N times as many as each property names."""
+"""What all tests share: how many examples the properties try (FUZZ=N: N times as many as each names), and the option ``--engines``."""
 
 import os
 
@@ -7,6 +7,16 @@ from hypothesis import settings
 
 settings.register_profile("qproxy", deadline=None, print_blob=True)  # machines that are busy are no failure
 settings.load_profile("qproxy")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--engines",
+        choices=["portable", "fast", "all"],
+        help="the engines that the end-to-end tests run on; one that is absent is then an error. Not given: all, the absent ones skipped "
+        "(with CI=true in the environment: an error)",
+    )
+    parser.addoption("--soak", action="store_true", help="the long tests at their full length: bodies of a GiB, 24,000 requests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,15 +1,13 @@
 """The command line: ``qproxy -c conf.d/`` serves; the other things to do are subcommands.
 
-Knows where each command lives, and imports it only when it is called: ``qproxy --help`` and ``--version`` load nothing else of the
-proxy. Must not know what a command does. Exit codes: 0, 2 for a wrong command line or configuration, 1 for everything else.
+Knows where each command lives, and imports it only when it is called: ``qproxy --help`` loads nothing else of the proxy.
+Must not know what a command does. Exit codes: 0, 2 for a wrong command line or configuration, 1 for everything else.
 """
 
 import importlib
 from pathlib import Path
 
 import click
-
-from proxy import __version__
 
 COMMANDS = {
     "run": "Serve, as `qproxy -c DIR` does.",
@@ -44,8 +42,15 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
+def _version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    del parameter
+    if wanted and not ctx.resilient_parsing:
+        click.echo(importlib.import_module("proxy.cli.version").text())
+        ctx.exit()
+
+
 @click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="qproxy")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="The versions, and the engines in use.")
 @click.option("-c", "--config", type=click.Path(path_type=Path), metavar="DIR", help="The folder with qproxy.yaml and sites/.")
 @click.pass_context
 def main(ctx: click.Context, config: Path | None) -> None:

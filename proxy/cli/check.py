@@ -7,9 +7,11 @@ from pathlib import Path
 
 import click
 
+from proxy.config.collector import collector_paused
 from proxy.config.compile import compile_snapshot
 from proxy.config.load import ConfigError, Configuration, load
 from proxy.config.material import self_signed
+from proxy.engine.choice import choose
 from proxy.observe import Metrics
 from proxy.snapshot import Pool, Site, Snapshot, TlsProfile
 
@@ -25,6 +27,7 @@ EXIT_CONFIGURATION = 2
     required=True,
     help="The folder with the configuration, or one file of it.",
 )
+@collector_paused()
 def check(config: Path) -> None:
     """Check a configuration: everything that is wrong with it, or what it says in a few lines."""
     try:
@@ -46,8 +49,7 @@ def check(config: Path) -> None:
         make_request_id=lambda: b"",
         default_certificate=self_signed(("localhost",)),
     )
-    for line in summary(configuration, snapshot):
-        click.echo(line)
+    click.echo("\n".join(summary(configuration, snapshot)))
 
 
 def summary(configuration: Configuration, snapshot: Snapshot) -> list[str]:
@@ -59,6 +61,8 @@ def summary(configuration: Configuration, snapshot: Snapshot) -> list[str]:
         protocols = [name for name in ("http/1.1", "h2", "h3") if name in listener.protocols]
         lines.append(f"listener {listener.name}: {' '.join(protocols)}{public}{proxied}")
     lines.append("admin: off" if snapshot.admin is None else f"admin: {_address(snapshot.admin)}")
+    engines = configuration.server.engines
+    lines.append(f"engines: {choose('h2', engines.h2).name} for HTTP/2, {choose('quic', engines.quic).name} for HTTP/3")
     lines.append(f"state: {configuration.state}")
     seen: dict[str, Site] = {}
     for host in (*snapshot.exact_hosts.values(), *snapshot.wildcard_hosts.values()):

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from proxy.config import model_pool, model_server, model_site
+from proxy.config.collector import collector_paused
 from proxy.config.compile_pool import compile_pool
-from proxy.config.compile_site import Defaults, compile_site
+from proxy.config.compile_site import Defaults, SiteMeters, compile_site
 from proxy.config.diff import diff
 from proxy.config.load import Configuration
 from proxy.engine.seam import EngineLimits
@@ -21,9 +22,9 @@ __all__ = ["compile_snapshot", "diff", "with_port"]
 
 ALT_SVC_SECONDS = 86400
 """How long a client may remember that there is HTTP/3 (RFC 7838, section 3.1)."""
-VERSIONS = {"HTTP/1.1": "http1", "HTTP/2": "http2", "HTTP/3": "http3"}
 
 
+@collector_paused()
 def compile_snapshot(  # noqa: PLR0913  # each is one impure thing that this pure step is given
     configuration: Configuration,
     *,
@@ -58,15 +59,12 @@ def compile_snapshot(  # noqa: PLR0913  # each is one impure thing that this pur
     exact: dict[bytes, Host] = {}
     wildcard: dict[bytes, Host] = {}
     health_path = _health(server.health)
+    meters = SiteMeters(metrics)
     defaults = Defaults(health_path=health_path, body_bytes=server.limits.body_size)
     for model, material in zip(configuration.sites, configuration.materials, strict=True):
-        site = compile_site(model, pools, material.client_rule, defaults, metrics)
+        site = compile_site(model, pools, material.client_rule, defaults, meters)
         for pattern in site.hosts:
-            cells = {
-                version: metrics.counter(f"{name}_requests_total", f"{version} requests, by configured host", ("host",)).cell(pattern)
-                for version, name in VERSIONS.items()
-            }
-            host = Host(pattern, site, cells)
+            host = Host(pattern, site, meters.host(pattern))
             if pattern.startswith("*."):
                 wildcard[pattern[2:].encode()] = host
             else:

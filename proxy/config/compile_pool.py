@@ -1,7 +1,7 @@
 """One pool: from its model to the balancer's pool and how to reach its endpoints."""
 
+from functools import lru_cache
 from math import inf
-from urllib.parse import urlsplit
 
 from balancer.pool import Member, PoolSettings
 from balancer.pool import Pool as BalancerPool
@@ -18,7 +18,7 @@ def compile_pool(  # noqa: PLR0913  # a pool and what it is made with
     if tls is not None and previous is not None and previous.tls is not None and previous.tls.fingerprint == tls.fingerprint:
         tls = previous.tls
     health = model.health
-    settings = PoolSettings(
+    settings = _settings(
         policy=model.balance.policy,
         rise=health.rise if health is not None else 1,
         fall=health.fall if health is not None else 1,
@@ -36,20 +36,28 @@ def compile_pool(  # noqa: PLR0913  # a pool and what it is made with
         key=key,
         pins=model.balance.policy == "consistent_hash" and key.kind in FIXED,
         tls=tls,
-        connections=UpstreamConnections(
+        connections=_connections(
             max_idle=model.connections.max_idle, idle_timeout=model.connections.idle_timeout, lifetime=model.connections.lifetime or inf
         ),
         health=_health(health) if health is not None else None,
     )
 
 
+_settings = lru_cache(maxsize=256)(PoolSettings)
+_connections = lru_cache(maxsize=256)(UpstreamConnections)
+"""Most pools have the same ones: equal settings are one object."""
+
+
 def compile_endpoint(url: str) -> Endpoint:
-    """Where a normalised URL leads."""
+    """Where a URL leads that ``names.parse_endpoint`` has normalised: a scheme, a host and perhaps a port, nothing else."""
     if url.startswith("unix:"):
         return Endpoint(url=url, secure=False, host="localhost", port=0, unix_path=url.removeprefix("unix:"))
-    parts = urlsplit(url)
-    secure = parts.scheme == "https"
-    return Endpoint(url=url, secure=secure, host=parts.hostname or "", port=parts.port or (443 if secure else 80), unix_path=None)
+    secure = url.startswith("https://")
+    authority = url.partition("://")[2]
+    host, colon, port = authority.rpartition(":")
+    if not colon or authority.endswith("]"):
+        host, port = authority, "443" if secure else "80"
+    return Endpoint(url=url, secure=secure, host=host.strip("[]"), port=int(port), unix_path=None)
 
 
 def compile_key(model: model_pool.KeyChoice | None) -> KeySource:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from proxy.config import model_site
-from proxy.observe import Metrics
+from proxy.observe import Cell, Metrics
 from proxy.policy.access import Access, Networks
 from proxy.policy.answer import Redirect, Respond
 from proxy.policy.headers import HeaderEdit
@@ -19,6 +19,7 @@ NumberT = TypeVar("NumberT", int, float)
 
 DEFAULT_TIMEOUTS = Timeouts(connect=5.0, response=60.0, body_idle=60.0, total=0.0)
 DEFAULT_RETRY = Retry(attempts=2, body_bytes=64 * 1024)
+VERSIONS = {"HTTP/1.1": "http1", "HTTP/2": "http2", "HTTP/3": "http3"}
 STATUS_CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
 """Labels of qproxy_requests_total; ``none``: ended without an answer."""
 
@@ -31,13 +32,42 @@ class Defaults:
     body_bytes: int
 
 
+class SiteMeters:
+    """The metric families that count by route and by host: the same cells over a reload."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._requests = metrics.counter("qproxy_requests_total", "Requests by route and class of status", ("route", "status_class"))
+        self._bytes_in = metrics.counter("qproxy_request_bytes_total", "Bytes of request bodies", ("route",))
+        self._bytes_out = metrics.counter("qproxy_response_bytes_total", "Bytes of response bodies", ("route",))
+        self._seconds = metrics.histogram("qproxy_request_seconds", "Time from a request's head to the end of its answer", ("route",))
+        self._by_version = [
+            (version, metrics.counter(f"{name}_requests_total", f"{version} requests, by configured host", ("host",)))
+            for version, name in VERSIONS.items()
+        ]
+
+    def route(self, name: str) -> RouteCounters:
+        """The cells of one route."""
+        cell = self._requests.cell
+        none, first, second, third, fourth, fifth = [cell(name, status) for status in STATUS_CLASSES]
+        return RouteCounters(
+            statuses=(none, first, second, third, fourth, fifth),
+            bytes_in=self._bytes_in.cell(name),
+            bytes_out=self._bytes_out.cell(name),
+            seconds=self._seconds.cell(name),
+        )
+
+    def host(self, pattern: str) -> dict[str, Cell]:
+        """The cells of one configured host, by version."""
+        return {version: family.cell(pattern) for version, family in self._by_version}
+
+
 def compile_site(
-    model: model_site.Site, pools: Mapping[str, Pool], client_rule: ClientCertificateRule | None, defaults: Defaults, metrics: Metrics
+    model: model_site.Site, pools: Mapping[str, Pool], client_rule: ClientCertificateRule | None, defaults: Defaults, meters: SiteMeters
 ) -> Site:
     """The site; *pools* has its own as ``site/pool`` and the shared ones by their names."""
     name = model.hosts[0]
     routes = [
-        compile_route(f"{name}/{number}", route, model, pools, defaults=defaults, metrics=metrics)
+        compile_route(f"{name}/{number}", route, model, pools, defaults=defaults, meters=meters)
         for number, route in enumerate(model.routes, 1)
     ]
     health_path = defaults.health_path
@@ -49,7 +79,7 @@ def compile_site(
 
 
 def compile_route(  # noqa: PLR0913  # a route, what it inherits and what it refers to
-    name: str, model: model_site.Route, site: model_site.Site, pools: Mapping[str, Pool], *, defaults: Defaults, metrics: Metrics
+    name: str, model: model_site.Route, site: model_site.Site, pools: Mapping[str, Pool], *, defaults: Defaults, meters: SiteMeters
 ) -> Route:
     """One route; *name* is ``site/number``, counted from 1 in the order of the file."""
     return Route(
@@ -62,19 +92,7 @@ def compile_route(  # noqa: PLR0913  # a route, what it inherits and what it ref
         timeouts=_timeouts(model.timeouts, site.timeouts),
         retry=_retry(model.retry, site.retry),
         body_bytes=_first(model.limits.body_size, site.limits.body_size, defaults.body_bytes),
-        counters=route_counters(name, metrics),
-    )
-
-
-def route_counters(name: str, metrics: Metrics) -> RouteCounters:
-    """The cells of one route; the same ones over a reload."""
-    requests = metrics.counter("qproxy_requests_total", "Requests by route and class of status", ("route", "status_class"))
-    none, first, second, third, fourth, fifth = (requests.cell(name, status) for status in STATUS_CLASSES)
-    return RouteCounters(
-        statuses=(none, first, second, third, fourth, fifth),
-        bytes_in=metrics.counter("qproxy_request_bytes_total", "Bytes of request bodies", ("route",)).cell(name),
-        bytes_out=metrics.counter("qproxy_response_bytes_total", "Bytes of response bodies", ("route",)).cell(name),
-        seconds=metrics.histogram("qproxy_request_seconds", "Time from a request's head to the end of its answer", ("route",)).cell(name),
+        counters=meters.route(name),
     )
 
 
@@ -121,9 +139,9 @@ def _host(host: str | None) -> bytes | None:
 
 def _access(route: model_site.Access | None, site: model_site.Access | None) -> Access | None:
     """Denials add up; the nearest list of those allowed counts."""
-    rules = [rule for rule in (route, site) if rule is not None]
-    if not rules:
+    if route is site is None:
         return None
+    rules = [rule for rule in (route, site) if rule is not None]
     allow = next((rule.allow for rule in rules if rule.allow is not None), None)
     deny = [network for rule in rules for network in rule.deny]
     if allow is None and not deny:
@@ -133,6 +151,8 @@ def _access(route: model_site.Access | None, site: model_site.Access | None) -> 
 
 def _edit(site: model_site.HeaderEdits, route: model_site.HeaderEdits) -> HeaderEdit | None:
     """The site's edit, then the route's: the later word on a field counts."""
+    if not (site.set or site.remove or route.set or route.remove):
+        return None
     values: dict[bytes, Template] = {}
     removed: set[bytes] = set()
     for edits in (site, route):
@@ -147,6 +167,8 @@ def _edit(site: model_site.HeaderEdits, route: model_site.HeaderEdits) -> Header
 
 
 def _timeouts(route: model_site.Timeouts, site: model_site.Timeouts) -> Timeouts:
+    if route is site is model_site.NO_TIMEOUTS:
+        return DEFAULT_TIMEOUTS
     return Timeouts(
         connect=_first(route.connect, site.connect, DEFAULT_TIMEOUTS.connect),
         response=_first(route.response, site.response, DEFAULT_TIMEOUTS.response),
@@ -156,6 +178,8 @@ def _timeouts(route: model_site.Timeouts, site: model_site.Timeouts) -> Timeouts
 
 
 def _retry(route: model_site.Retry, site: model_site.Retry) -> Retry:
+    if route is site is model_site.NO_RETRY:
+        return DEFAULT_RETRY
     return Retry(
         attempts=_first(route.attempts, site.attempts, DEFAULT_RETRY.attempts),
         body_bytes=_first(route.body, site.body, DEFAULT_RETRY.body_bytes),

@@ -32,8 +32,11 @@ def diff(old: Snapshot, new: Snapshot) -> list[str]:
 def outside(old: Configuration, new: Configuration) -> list[str]:
     """What changed of the configuration besides the Snapshot: none of it takes effect before a restart."""
     lines = [f"state folder changed: {RESTART}"] if old.state != new.state else []
-    keys = [name for name in type(new.log).model_fields if getattr(old.log, name) != getattr(new.log, name)]
-    return lines + [f"log.{name}: {getattr(old.log, name)} -> {getattr(new.log, name)}: {RESTART}" for name in keys]
+    for section in ("log", "engines", "quic"):
+        before, after = getattr(old.server, section), getattr(new.server, section)
+        pairs = [(name, getattr(before, name), getattr(after, name)) for name in type(after).model_fields]
+        lines += [f"{section}.{name}: {one} -> {other}: {RESTART}" for name, one, other in pairs if one != other]
+    return lines
 
 
 def _restart_changes(old: Snapshot, new: Snapshot) -> list[str]:

@@ -78,6 +78,8 @@ class _Gatherer:
         self._default_files: tuple[Path, Path] | None = None
         self._default_broken = False
         self._contexts: dict[UpstreamTlsSettings, UpstreamTls] = {}
+        self._loaded: dict[tuple[Path, Path], tuple[Certificate | MaterialError, list[str]]] = {}
+        """By the files: many sites may name the same."""
 
     def default(self, document: Document, tls: ServerTls) -> None:
         """The certificate of ``server.tls``."""
@@ -144,14 +146,21 @@ class _Gatherer:
         return ClientCertificateRule(authorities, required=clients.mode == "require")
 
     def _load(self, document: Document, path: Where, certificate: Path, key: Path) -> Certificate | None:
-        try:
-            loaded = load_certificate(certificate, key)
-        except MaterialError as error:
-            self._error(document, path, error)
-            return None
-        for text in certificate_warnings(loaded, self._now):
+        found = self._loaded.get((certificate, key))
+        if found is None:
+            try:
+                loaded = load_certificate(certificate, key)
+                found = (loaded, certificate_warnings(loaded, self._now))
+            except MaterialError as error:
+                found = (error, [])
+            self._loaded[certificate, key] = found
+        result, warnings = found
+        for text in warnings:
             self.material.warnings.append(document.problem((*path, "certificate"), text))
-        return loaded
+        if isinstance(result, MaterialError):
+            self._error(document, path, result)
+            return None
+        return result
 
     def _check_cover(self, document: Document, path: Where, certificate: Certificate, hosts: tuple[str, ...]) -> None:
         missing = [host for host in hosts if not certificate.covers(host)]

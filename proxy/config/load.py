@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from proxy.config.collector import collector_paused
 from proxy.config.gather import SiteMaterial, gather_material
 from proxy.config.material import CertificateFiles
 from proxy.config.model_pool import Pool
@@ -23,7 +24,7 @@ from proxy.snapshot import Certificate, UpstreamTls
 
 __all__ = ["MAX_FILES", "ConfigError", "Configuration", "Problem", "load"]
 
-MAX_FILES = 10_000
+MAX_FILES = 100_000
 """YAML files of one configuration."""
 SUFFIXES = (".yaml", ".yml")
 
@@ -57,6 +58,7 @@ class Configuration:
         return self.server.log
 
 
+@collector_paused()
 def load(directory: Path, environ: Mapping[str, str], *, now: float | None = None, keep: bool = True) -> Configuration:
     """Read every ``*.yaml`` and ``*.yml`` under *directory* (or the one file that it names), in sorted order.
 
@@ -131,7 +133,7 @@ def _find(directory: Path) -> list[tuple[Path, str]]:
         raise ConfigError(Problem(str(error.filename), 0, 0, f"can't be read: {error.strerror}") for error in unreadable)
     if not found:
         raise ConfigError([Problem(str(directory), 0, 0, "holds no *.yaml or *.yml file; expected one at least")])
-    return [(file, str(file)) for file in sorted(found)]
+    return [(file, str(file)) for file in sorted(found, key=lambda file: file.parts)]
 
 
 def _state(directory: Path, server: Server, files: list[tuple[Document, File]], environ: Mapping[str, str]) -> Path:

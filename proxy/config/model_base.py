@@ -1,6 +1,6 @@
 """What all models of the configuration share."""
 
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator
 
@@ -15,6 +15,10 @@ class Model(BaseModel):
         allow_inf_nan=False,
         hide_input_in_errors=True,
     )
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Itself, since nothing changes: pydantic copies the defaults that hold a list for every mapping that leaves them out."""
+        return self
 
 
 def _switch(value: Any) -> str:

@@ -179,6 +179,9 @@ class PoolTls(Model):
         return self
 
 
+NO_TLS = PoolTls()
+
+
 class Pool(Model):
     """Backends that serve the same thing."""
 
@@ -196,7 +199,7 @@ class Pool(Model):
     """How many retries the pool allows."""
     connections: Connections = Connections()
     """Keep-alive of connections to one endpoint."""
-    tls: PoolTls = PoolTls()
+    tls: PoolTls = NO_TLS
     """TLS towards ``https://`` endpoints."""
 
     @model_validator(mode="before")
@@ -207,7 +210,7 @@ class Pool(Model):
             if is_off(value.get("health")):
                 value["health"] = None
             elif "health" in value and value["health"] is None:
-                value["health"] = Field(default={})
+                value["health"] = {}
             if is_off(value.get("passive")):
                 value["passive"] = {"fall": 0}
         return value
@@ -221,6 +224,6 @@ class Pool(Model):
             seen.add(endpoint.url)
         if all(endpoint.backup for endpoint in self.endpoints):
             raise says("all endpoints are backups; expected one at least that is not", "endpoints")
-        if self.tls != PoolTls() and not any(endpoint.url.startswith("https:") for endpoint in self.endpoints):
+        if self.tls is not NO_TLS and self.tls != NO_TLS and not any(endpoint.url.startswith("https:") for endpoint in self.endpoints):
             raise says("'tls' has no effect: no endpoint of the pool is https://", "tls")
         return self

@@ -83,6 +83,22 @@ class Limits(Model):
     """Largest request body; default off: bodies are streamed, not kept."""
 
 
+class Engines(Model):
+    """Which protocol engines serve. ``auto`` takes the fast one where it is installed; ``qproxy --version`` tells which that is."""
+
+    h2: Literal["auto", "h2", "ngh2"] = "auto"
+    """HTTP/2: ``h2`` (in Python, everywhere), ``ngh2`` (nghttp2)."""
+    quic: Literal["auto", "aioquic", "native"] = "auto"
+    """QUIC and HTTP/3: ``aioquic`` (in Python, everywhere), ``native`` (quiche; the package qproxy-native)."""
+
+
+class Quic(Model):
+    """The QUIC transport."""
+
+    congestion_control: Literal["auto", "bbr", "cubic", "reno"] = "auto"
+    """How fast it sends; ``auto`` is the engine's best. ``bbr`` needs the native engine."""
+
+
 class ServerTimeouts(Model):
     """Time limits on the listener side."""
 
@@ -127,7 +143,7 @@ class Server(Model):
     """The default certificate."""
     limits: Limits = Limits()
     """Bounds on what clients may take."""
-    trusted_proxies: list[Network] = Field(default=[], max_length=1000)
+    trusted_proxies: list[Network] = Field(default_factory=list, max_length=1000)
     """Peers whose Forwarded, X-Forwarded-* and X-Request-Id fields are believed."""
     timeouts: ServerTimeouts = ServerTimeouts()
     """Time limits on the listener side."""
@@ -135,6 +151,10 @@ class Server(Model):
     """The proxy's own health answer on every listener, or ``off``."""
     log: Log = Log()
     """What is logged."""
+    engines: Engines = Engines()
+    """Which protocol engines serve; a change needs a restart."""
+    quic: Quic = Quic()
+    """The QUIC transport; a change needs a restart."""
 
     @model_validator(mode="before")
     @classmethod
@@ -156,7 +176,7 @@ class File(Model):
     """The server as a whole; once in all files."""
     site: Site | None = None
     """One site."""
-    sites: list[Site] = Field(default=[], max_length=10_000)
+    sites: list[Site] = Field(default_factory=list, max_length=10_000)
     """Several sites."""
-    pools: dict[Name, Pool] = Field(default={})
+    pools: dict[Name, Pool] = Field(default_factory=dict)
     """Pools that all sites share by name."""

@@ -71,16 +71,16 @@ class Access(Model):
 
     allow: list[Network] | None = Field(default=None, max_length=10_000)
     """Networks that may; a route's list takes the place of its site's."""
-    deny: list[Network] = Field(default=[], max_length=10_000)
+    deny: list[Network] = Field(default_factory=list, max_length=10_000)
     """Networks that may not; a route's list adds to its site's."""
 
 
 class HeaderEdits(Model):
     """Header fields to set and to remove."""
 
-    set: dict[EditableField, TemplateText] = Field(default={})
+    set: dict[EditableField, TemplateText] = Field(default_factory=dict)
     """Fields to set, each in place of all of that name; ``{variables}`` are filled in."""
-    remove: list[EditableField] = Field(default=[])
+    remove: list[EditableField] = Field(default_factory=list)
     """Fields to remove."""
 
     @model_validator(mode="after")
@@ -132,6 +132,9 @@ class Retry(Model):
 
 MAX_KEPT_BODY = 16 * 1024 * 1024
 
+NO_HEADERS, NO_TIMEOUTS, NO_RETRY = Headers(), Timeouts(), Retry()
+"""What stands where a key is not given: these very objects, so that the compiler sees it at a glance."""
+
 
 class RouteLimits(Model):
     """Bounds on requests."""
@@ -147,11 +150,11 @@ class Match(Model):
     """Prefix of the path, by whole segments."""
     exact: Path | None = None
     """The whole path."""
-    methods: list[Method] = Field(default=[], max_length=50)
+    methods: list[Method] = Field(default_factory=list, max_length=50)
     """Methods; empty: any."""
-    headers: dict[FieldName, Condition] = Field(default={})
+    headers: dict[FieldName, Condition] = Field(default_factory=dict)
     """Header fields and their values; no value: the field must be there."""
-    query: dict[str, Condition] = Field(default={})
+    query: dict[str, Condition] = Field(default_factory=dict)
     """Query parameters and their values; no value: the parameter must be there."""
 
     @model_validator(mode="after")
@@ -184,7 +187,7 @@ class Respond(Model):
     """Status code."""
     body: BodyText = ""
     """The body; ``!file`` takes it from a file."""
-    headers: dict[EditableField, FieldValue] = Field(default={})
+    headers: dict[EditableField, FieldValue] = Field(default_factory=dict)
     """Header fields; content-type is ``text/plain; charset=utf-8`` unless set here."""
 
     @model_validator(mode="after")
@@ -222,11 +225,11 @@ class Route(Model):
     """Host sent to the backend: ``preserve`` (default) keeps the client's, ``endpoint`` takes the endpoint's own; else it is literal."""
     access: Access | None = None
     """Who may, by client address."""
-    headers: Headers = Headers()
+    headers: Headers = NO_HEADERS
     """Edits of header fields."""
-    timeouts: Timeouts = Timeouts()
+    timeouts: Timeouts = NO_TIMEOUTS
     """Time limits."""
-    retry: Retry = Retry()
+    retry: Retry = NO_RETRY
     """Trying a request again."""
     limits: RouteLimits = RouteLimits()
     """Bounds on requests."""
@@ -258,17 +261,17 @@ class Site(Model):
     """The proxy's own health answer on these hosts, or ``off``; default: as in ``server``."""
     access: Access | None = None
     """Who may, by client address."""
-    headers: Headers = Headers()
+    headers: Headers = NO_HEADERS
     """Edits of header fields for all routes."""
-    timeouts: Timeouts = Timeouts()
+    timeouts: Timeouts = NO_TIMEOUTS
     """Time limits for all routes."""
-    retry: Retry = Retry()
+    retry: Retry = NO_RETRY
     """Trying a request again, for all routes."""
     limits: RouteLimits = RouteLimits()
     """Bounds on requests, for all routes."""
     routes: list[Route] = Field(min_length=1, max_length=10_000)
     """What happens to requests."""
-    pools: dict[Name, Pool] = Field(default={})
+    pools: dict[Name, Pool] = Field(default_factory=dict)
     """Pools of this site; ``pools`` of a file are shared by all sites."""
 
     @model_validator(mode="before")

@@ -17,6 +17,10 @@ SCALAR = ["string", "number", "boolean"]
 """What an editor may see where we read text."""
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+_UNFIT_IN_PATH = re.compile(r"[\x00-\x20\x7f]")
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_PLAIN_ENDPOINT = re.compile(rf"http://(?:{_OCTET}\.){{3}}{_OCTET}:(?!80$)(?:[1-5][0-9]{{4}}|[1-9][0-9]{{0,3}})")
+"""Most endpoints are this: an IPv4 address with a port, in the normal form already."""
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 
 
@@ -68,11 +72,7 @@ def parse_host(value: object) -> str:
         raise wrong(expected, why="is not in ASCII", suggestion=near)
     name = text.lower()
     bare = name.removeprefix("*.")
-    try:
-        ip_address(name.strip("[]"))
-    except ValueError:
-        pass
-    else:
+    if _is_address(name.strip("[]")):
         raise wrong(expected, why="is an address, for which clients send no SNI")
     if bare.startswith("."):
         raise wrong(expected, suggestion="*" + bare)
@@ -97,11 +97,11 @@ def parse_path(value: object) -> str:
         raise wrong(expected, suggestion=near)
     if len(text) > 4096:
         raise wrong("a path of 4096 characters at most", why="is too long")
-    if not text.isascii() or any(ord(character) <= 32 or ord(character) == 127 for character in text):
+    if not text.isascii() or _UNFIT_IN_PATH.search(text):
         raise wrong("a path in ASCII, other characters percent-encoded")
     if "?" in text or "#" in text:
         raise wrong("a path without ? and #; queries have a key of their own", suggestion=re.split("[?#]", text)[0])
-    if any(segment.lower().replace("%2e", ".") in (".", "..") for segment in text.split("/")):
+    if ("." in text or "%" in text) and any(segment.lower().replace("%2e", ".") in (".", "..") for segment in text.split("/")):
         raise wrong("a path without . and .. segments, since requests with them are refused")
     return text
 
@@ -197,6 +197,8 @@ def parse_endpoint(value: object) -> str:
         if not path.startswith("/") or len(path.encode()) > 107 or "\0" in path:
             raise wrong("unix: and an absolute path of at most 107 bytes, such as unix:/run/app.sock")
         return "unix:" + path
+    if _PLAIN_ENDPOINT.fullmatch(text):
+        return text
     if "://" not in text:
         raise wrong(expected, suggestion=f"http://{text}" if re.fullmatch(r"[\w.\[\]:-]+", text, re.ASCII) else None)
     try:
@@ -281,10 +283,19 @@ def _host_of_url(text: str) -> str | None:
 
 
 def _is_host(host: str) -> bool:
+    if "%" not in host and _is_address(host):
+        return True
+    return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in host.lower().split("."))
+
+
+def _is_address(text: str) -> bool:
+    if ":" not in text and not text[-1:].isdigit():
+        return False  # neither IPv6 nor IPv4: what ip_address would find out more slowly
     try:
-        return "%" not in host and bool(ip_address(host))
+        ip_address(text)
     except ValueError:
-        return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in host.lower().split("."))
+        return False
+    return True
 
 
 SocketAddress = Annotated[Address, *as_text(parse_address, "IP address and port", examples=["0.0.0.0:8443", "[::]:8443"])]

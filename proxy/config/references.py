@@ -1,4 +1,4 @@
-"""What must agree between keys and between files: hosts, pools and listeners that stand once, pools that exist.
+"""What must agree between keys, between files, and with what is installed: what stands once, pools that exist, engines.
 
 Works on the data as read and not on the models, so that these mistakes are told together with all others. Anything of the wrong shape
 is passed over: the models complain about it.
@@ -11,6 +11,8 @@ from proxy.config.names import parse_address, parse_host
 from proxy.config.problem import Problem, perhaps
 from proxy.config.source import Data, Document, Step
 from proxy.config.units import is_off
+from proxy.engine import choice
+from proxy.engine.quic.settings import CONGESTION_CONTROLS
 
 Path = tuple[Step, ...]
 _TCP = frozenset({"http/1.1", "h2"})
@@ -37,6 +39,8 @@ class _Pools:
 class _Checker:
     def __init__(self, documents: list[Document]) -> None:
         self._documents = documents
+        self._whole = all(document.complete or document.data is not None for document in documents)
+        """No pool can have been missed for what could not be read."""
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
 
@@ -49,6 +53,7 @@ class _Checker:
             if first is None:
                 first = document
                 self._listeners(document)
+                self._engines(document)
             else:
                 self._twice(document, ("server",), "'server'", (first, ("server",)))
 
@@ -70,6 +75,25 @@ class _Checker:
         admin = _get(document.data, "server", "admin", "address")
         if (clash := taken.get((_address(admin), "tcp"))) is not None:
             self._twice(document, ("server", "admin", "address"), f"address {admin}", (document, clash))
+
+    def _engines(self, document: Document) -> None:
+        """An engine that is named is installed here, and has what is asked of it."""
+        control = _get(document.data, "server", "quic", "congestion_control")
+        for kind in choice.KINDS:
+            wanted = _get(document.data, "server", "engines", kind)
+            names = [engine.name for engine in choice.ENGINES if engine.kind == kind]
+            asked = kind == "quic" and control in CONGESTION_CONTROLS and control != choice.AUTO
+            if wanted not in names and not (asked and wanted in (None, choice.AUTO)):
+                continue
+            try:
+                engine = choice.choose(kind, str(wanted or choice.AUTO))
+            except choice.NotInstalled as error:
+                self.problems.append(document.problem(("server", "engines", kind), str(error)))
+                continue
+            if asked and control not in engine.congestion_controls:
+                known = ", ".join((choice.AUTO, *engine.congestion_controls))
+                message = f"the QUIC engine in use here, {engine.name}, has no {control}; expected one of {known}"
+                self.problems.append(document.problem(("server", "quic", "congestion_control"), message))
 
     def hosts(self) -> None:
         """A host belongs to one site."""
@@ -107,15 +131,16 @@ class _Checker:
         self._unused(shared)
 
     def _routes(self, document: Document, path: Path, site: Data, own: _Pools, shared: _Pools) -> None:
-        whole = all(other.complete or other.data is not None for other in self._documents)
         seen: dict[str, int] = {}
-        for index, route in enumerate(_list(_get(site, "routes"))):
-            match = repr(_plain(_get(route, "match")))
-            if match in seen and isinstance(route, dict):
-                first = document.find((*path, "routes", seen[match]))
-                message = f"this route is never taken: the one at line {first.line} matches the same requests and stands before it"
-                self.warnings.append(document.problem((*path, "routes", index), message))
-            seen.setdefault(match, index)
+        routes = _list(_get(site, "routes"))
+        for index, route in enumerate(routes):
+            if len(routes) > 1:
+                match = repr(_plain(_get(route, "match")))
+                if match in seen and isinstance(route, dict):
+                    first = document.find((*path, "routes", seen[match]))
+                    message = f"this route is never taken: the one at line {first.line} matches the same requests and stands before it"
+                    self.warnings.append(document.problem((*path, "routes", index), message))
+                seen.setdefault(match, index)
             name = _get(route, "pool")
             if not isinstance(name, str):
                 continue
@@ -123,7 +148,7 @@ class _Checker:
                 own.used.add(name)
             elif name in shared.places:
                 shared.used.add(name)
-            elif whole:
+            elif self._whole:
                 known = [*own.places, *shared.places]
                 near = perhaps(name, known) or (
                     f"; expected one of {', '.join(sorted(known)[:20])}" if known else "; expected one under 'pools'"

@@ -108,7 +108,7 @@ def as_text(parse: Callable[[object], Any], kind: str, **more: object) -> tuple[
 
 def shown_default(field: FieldInfo) -> Any:
     """A field's default as one would write it; None when there is none to show."""
-    value = field.default
+    value = field.get_default(call_default_factory=True, validated_data={})
     if value is PydanticUndefined or value is None or (isinstance(value, BaseModel) and not value.model_fields_set):
         return None
     kind = next((item for item in field.metadata if isinstance(item, str)), "")

@@ -12,12 +12,10 @@ from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
-from proxy.observe import SECONDS, Cell, Metrics
+from proxy.observe import Cell, Metrics
 
-_BUCKETS = (*(repr(float(bound)) for bound in SECONDS), "+Inf")
-
-Value = float | tuple[tuple[int, ...], float]
-"""Of a counter or gauge; of a histogram: counts by bucket and the sum."""
+Value = float | tuple[tuple[float, ...], tuple[int, ...], float]
+"""Of a counter or gauge; of a histogram: the bounds, the counts by bucket and the sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ class Exposition:
                 family.kind,
                 family.labels,
                 [
-                    (labels, cell.value if isinstance(cell, Cell) else (tuple(cell.counts), cell.sum))
+                    (labels, cell.value if isinstance(cell, Cell) else (cell.bounds, tuple(cell.counts), cell.sum))
                     for labels, cell in family.cells.items()
                 ],
             )
@@ -87,8 +85,9 @@ def _family(reading: Reading) -> Metric:
         histogram = HistogramMetricFamily(reading.name, reading.help, labels=reading.labels)
         for labels, value in reading.values:
             assert isinstance(value, tuple)
-            counts, total = value
-            histogram.add_metric(labels, list(zip(_BUCKETS, accumulate(counts), strict=True)), sum_value=total)
+            bounds, counts, total = value
+            buckets = (*(repr(float(bound)) for bound in bounds), "+Inf")
+            histogram.add_metric(labels, list(zip(buckets, accumulate(counts), strict=True)), sum_value=total)
         return histogram
     simple = (CounterMetricFamily if reading.kind == "counter" else GaugeMetricFamily)(reading.name, reading.help, labels=reading.labels)
     for labels, value in reading.values:

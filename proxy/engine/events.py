@@ -6,7 +6,7 @@ every request: a frozen dataclass costs three times as much to make.
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from proxy.message import Address, Headers
 
@@ -84,7 +84,7 @@ class ConnectionReady:
     alpn: str
     peer: Address
     original_destination_cid: bytes
-    tls_profile: object
+    tls_profile: Any  # a plain object; mypyc can't make a dataclass of that word
     """What ``select`` returned for this SNI (see ``engine/seam.py``)."""
 
 
@@ -96,11 +96,27 @@ class PathChanged:
 
 
 @dataclass(slots=True)
+class ConnectionStats:
+    """QUIC: what a connection saw of the network: in all, and on the path that it used last."""
+
+    round_trip: float
+    """Seconds, smoothed (RFC 9002, section 5.3)."""
+    congestion_window: int
+    """Bytes."""
+    packets_sent: int
+    packets_lost: int
+    bytes_lost: int
+    """Of the packets that were declared lost; what of it was data was sent again."""
+
+
+@dataclass(slots=True)
 class ConnectionClosed:
     """The connection is over; no event of it follows. ``error`` is a short token for metrics, empty for a clean close."""
 
     error: str
     detail: str
+    stats: ConnectionStats | None = None
+    """Of an established QUIC connection, by an engine that keeps them."""
 
 
 @dataclass(slots=True)

@@ -51,10 +51,10 @@ NAME_BYTES_REMEMBERED = 64
 """Longer field names are checked anew every time."""
 
 LINE_BYTES_REMEMBERED = 128
-"""Longer field lines of HTTP/1 are parsed anew every time."""
+"""Longer field lines of HTTP/1 are parsed, and made, anew every time."""
 
 LINES_REMEMBERED = 4096
-"""Field lines kept as parsed; a full table starts again. Most lines of a head were in one before: agents, servers, types, dates."""
+"""Field lines kept as parsed, and as many as made; a full table starts again. Most lines of a head were in one before."""
 
 NAMES_REMEMBERED = 1024
 """Field names kept as known to be good, in each of two tables; a full table starts again from the well-known names."""
@@ -108,8 +108,11 @@ lower_names: dict[bytes, int] = dict(_LOWER_BASE)
 folded_names: dict[bytes, tuple[bytes, int]] = dict(_FOLDED_BASE)
 """Known good names of HTTP/1 as sent: their lower case, and what it means. On a miss ask ``learn_folded``."""
 _authorities: set[bytes] = set()
-_PRIVATE = frozenset((b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"))
+PRIVATE = frozenset((b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"))
 """Fields that are never kept: how fast a line is parsed tells nobody whether somebody else sent it."""
+
+PERSISTENCE = frozenset((b"close", b"keep-alive", b"Close", b"Keep-Alive"))
+"""What Connection says most often: nothing of other fields, so that the field itself ends where it was parsed."""
 
 _TOKEN_BYTES = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&'*+-.^_`|~"  # RFC 9110, section 5.6.2
 _DIGITS = b"0123456789"
@@ -201,7 +204,7 @@ def learn_line(line: bytes) -> Entry:
     if not colon:
         raise Malformed("syntax", quote(line))
     entry = folded_field(raw, padded)
-    if len(line) <= LINE_BYTES_REMEMBERED and entry[0][0] not in _PRIVATE:
+    if len(line) <= LINE_BYTES_REMEMBERED and entry[0][0] not in PRIVATE:
         if len(known_lines) >= LINES_REMEMBERED:
             known_lines.clear()
         known_lines[line] = entry
@@ -250,9 +253,9 @@ def check_path(path: bytes, method: bytes) -> None:
         raise Malformed("path", quote(path))
     if path.translate(None, _TARGET_BYTES):
         raise Malformed("path", quote(path))
-    if b"/." in path or b"%" in path or b"\\" in path:
+    if 0x25 in path or 0x5C in path or path.find(b"/.") >= 0:  # "%" and "\\": octets are found six times as fast as strings of one
         path = path.partition(b"?")[0]
-        if b"\\" in path or _BAD_PERCENT.search(path) or _DOT_SEGMENT.search(path):
+        if 0x5C in path or _BAD_PERCENT.search(path) or _DOT_SEGMENT.search(path):
             raise Malformed("path", quote(path))
 
 

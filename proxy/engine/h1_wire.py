@@ -10,10 +10,10 @@ chunk sizes and extensions of any length. It also refuses methods that it does n
 import re
 from http import HTTPStatus
 
-from proxy.engine.grammar import Malformed, quote
+from proxy.engine.grammar import LINE_BYTES_REMEMBERED, LINES_REMEMBERED, PRIVATE, Malformed, quote
 from proxy.engine.seam import EngineLimits
 from proxy.engine.validate import trailers
-from proxy.message import Headers
+from proxy.message import Header, Headers
 
 CHUNK_LINE_BYTES = 512
 """Longest chunk-size line with its extensions."""
@@ -71,10 +71,24 @@ def status_line(status: int) -> bytes:
 
 def encode_fields(headers: Headers) -> bytes:
     """Field lines. A field that would break its line is left out, whoever made it: no message is split by our doing."""
-    block = b"".join([b"%b: %b\r\n" % field for field in headers])
-    if block.count(b"\n") != len(headers) or block.count(b"\r") != len(headers) or b"\0" in block:
-        return b"".join([b"%b: %b\r\n" % field for field in headers if not any(byte in b"\r\n\0" for part in field for byte in part)])
-    return block
+    known = _encoded
+    return b"".join([known.get(field) or _encode(field) for field in headers])
+
+
+_encoded: dict[Header, bytes] = {}
+"""Field lines that were made before."""
+_NOT_KEPT = PRIVATE | {b"x-request-id"}  # no two requests have the same one
+
+
+def _encode(field: Header) -> bytes:
+    line = b"%b: %b\r\n" % field
+    if line.count(b"\n") != 1 or line.count(b"\r") != 1 or b"\0" in line:
+        return b""
+    if len(line) <= LINE_BYTES_REMEMBERED and field[0] not in _NOT_KEPT:
+        if len(_encoded) >= LINES_REMEMBERED:
+            _encoded.clear()
+        _encoded[field] = line
+    return line
 
 
 def encode_chunk(data: bytes) -> bytes:

@@ -11,23 +11,14 @@ from hyperframe.exceptions import HyperframeError
 
 from proxy.engine.events import Event, StreamReset
 from proxy.engine.h2_abuse import CONTROL_PER_WORK
-from proxy.engine.h2_core import STATUS, Core
+from proxy.engine.h2_core import Core
 from proxy.engine.h2_receive import DISPATCH, FIRST, on_unexpected
+from proxy.engine.h2_terms import NO_BODY, RESET_CODES, STATUS
 from proxy.errors import Reset
 from proxy.message import Headers
 
 SMALL_BACKLOG = 64 * 1024
 """While fewer control bytes than this wait, a small answer is framed at once, without waiting for its turn."""
-
-_CODES = {
-    Reset.NO_ERROR: ErrorCodes.NO_ERROR,
-    Reset.CANCEL: ErrorCodes.CANCEL,
-    Reset.REFUSED: ErrorCodes.REFUSED_STREAM,
-    Reset.INTERNAL: ErrorCodes.INTERNAL_ERROR,
-    Reset.PROTOCOL: ErrorCodes.PROTOCOL_ERROR,
-    Reset.EXCESSIVE_LOAD: ErrorCodes.ENHANCE_YOUR_CALM,
-}
-_NO_BODY = frozenset((204, 304))  # RFC 9110, section 6.4.1; nor has 204 a content-length (8.6), and 304 only its resource's
 
 
 class H2Connection(Core):
@@ -97,14 +88,14 @@ class H2Connection(Core):
             return
         record.head_sent = True
         fields = [STATUS[status], *headers]
-        if status not in _NO_BODY:
+        if status not in NO_BODY:
             for name, _ in headers:
                 if name == b"content-length":
                     break
             else:
                 fields.append((b"content-length", b"%d" % len(body)))
         output = self.output
-        if not body or record.bodyless or status in _NO_BODY:
+        if not body or record.bodyless or status in NO_BODY:
             output.header_block(stream, fields, end=True)
             self.on_sent(record)
             return
@@ -120,7 +111,7 @@ class H2Connection(Core):
         if record is None or record.head_sent:
             return
         record.head_sent = True
-        end = end or record.bodyless or status in _NO_BODY
+        end = end or record.bodyless or status in NO_BODY
         self.output.header_block(stream, [STATUS[status], *headers], end=end)
         if end:
             self.on_sent(record)
@@ -164,13 +155,13 @@ class H2Connection(Core):
         """RST_STREAM; what the stream had queued is dropped."""
         record = self.table.get(stream)
         if record is not None:
-            self.output.reset(stream, _CODES[reason])
+            self.output.reset(stream, RESET_CODES[reason])
             self.bury(record)
 
     def close(self, reason: Reset) -> None:
         """GOAWAY with the code of *reason*; streams end without events."""
         if not self.closed:
-            self.finish(_CODES[reason])
+            self.finish(RESET_CODES[reason])
 
     def time_out(self) -> None:
         """GOAWAY without an error; StreamReset (from ``take_events``) for what was still open."""

@@ -8,12 +8,12 @@ from h2.errors import ErrorCodes
 
 from proxy.engine.events import ConnectionClosed, Event, Rejected, StreamReset
 from proxy.engine.h2_abuse import CONTROL_BURST, CONTROL_RATE, RESET_BURST, RESET_RATE, Bucket
-from proxy.engine.h2_fault import Fault, token
+from proxy.engine.h2_fault import Fault
 from proxy.engine.h2_output import Output, Stream
-from proxy.engine.h2_wire import LARGEST_WINDOW, Wire
+from proxy.engine.h2_terms import DRAIN_PING, LARGEST_WINDOW, STATUS, token
+from proxy.engine.h2_wire import Wire
 from proxy.engine.seam import EngineLimits
 from proxy.engine.validate import Malformed
-from proxy.message import Header
 
 RESETS_REMEMBERED = 256
 """Streams that we cut while the client was still sending: what was under way then is dropped in silence. With the default of 100
@@ -24,11 +24,6 @@ CONTROL_BACKLOG = 256 * 1024
 stream of the limit (CVE-2019-9512 and its family made servers queue answers without end)."""
 
 HEAD_BACKLOG = 4 * 1024
-
-DRAIN_PING = b"qp-drain"
-"""Sent behind the first GOAWAY: its acknowledgement says that the client has seen it (RFC 9113, section 6.8)."""
-
-STATUS: dict[int, Header] = {status: (b":status", b"%d" % status) for status in range(100, 600)}
 
 
 class Core:

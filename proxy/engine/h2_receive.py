@@ -27,15 +27,14 @@ from hyperframe.frame import (
 
 from proxy.engine.events import Rejected, RequestBody, RequestEnd, RequestHead, StreamReset
 from proxy.engine.h2_abuse import CONTROL_PER_WORK
-from proxy.engine.h2_core import DRAIN_PING, Core
+from proxy.engine.h2_core import Core
 from proxy.engine.h2_fault import Fault
 from proxy.engine.h2_output import Stream
-from proxy.engine.h2_wire import LARGEST_WINDOW
+from proxy.engine.h2_terms import DRAIN_PING, LARGEST_WINDOW, client_reset
 from proxy.engine.validate import Malformed, RequestParts, pseudo_request, trailers
 from proxy.message import Headers
 
 _SETTINGS_ACK = b"\0\0\0\4\1\0\0\0\0"
-_RESET_NAMES = {int(code): f"client: {code.name.lower()}" for code in ErrorCodes}
 
 
 def on_first(core: Core, frame: SettingsFrame) -> None:
@@ -226,7 +225,7 @@ def on_reset(core: Core, frame: RstStreamFrame) -> None:
     stream = core.table.get(identity)
     if stream is not None:
         core.drop(stream)
-        core.events.append(StreamReset(identity, _RESET_NAMES.get(frame.error_code, "client: unknown code")))
+        core.events.append(StreamReset(identity, client_reset(frame.error_code)))
         core.spend_reset()
         return
     if identity > core.highest or not identity & 1:

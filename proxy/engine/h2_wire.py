@@ -28,8 +28,6 @@ CONTINUATIONS = 16
 """CONTINUATION frames of one header block: honest encoders fill their frames, so three carry the largest section that we take
 (CVE-2024-27316 and its family sent them without end)."""
 
-LARGEST_WINDOW = 2**31 - 1
-
 _KNOWN_SETTINGS = frozenset(
     (
         SettingCodes.HEADER_TABLE_SIZE,

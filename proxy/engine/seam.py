@@ -170,3 +170,28 @@ class Endpoint(Protocol):
     @property
     def connections(self) -> int:
         """Connections that are alive, handshakes included."""
+
+
+class FastEndpoint(Endpoint, Protocol):
+    """An endpoint that reads and writes its socket by itself, many datagrams with one system call: none of them becomes an object here.
+
+    An optional capability: a listener that finds it uses it instead of ``receive`` and ``take_datagrams``. The socket stays the
+    listener's: it binds, watches and closes it.
+    """
+
+    @property
+    def datagrams_in(self) -> int:
+        """Datagrams read so far."""
+
+    @property
+    def datagrams_out(self) -> int:
+        """Datagrams that the kernel took so far."""
+
+    def receive_fd(self, fd: int, now: float) -> list[tuple[Handle, Event]]:
+        """Read what has come, a bounded number, and handle it. Never raises on hostile input, nor on an error of the socket."""
+
+    def transmit_fd(self, fd: int, now: float) -> bool:
+        """Send what may be sent now. False when the socket is full: what is left is kept, call again when it is writable.
+
+        Until then ``deadline`` tells of timers only: what waits for the socket is not due at any time.
+        """

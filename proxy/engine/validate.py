@@ -15,6 +15,7 @@ from proxy.engine.grammar import (
     HOP,
     HOST,
     LAST_PSEUDO,
+    PERSISTENCE,
     REASONS,
     TE,
     TRANSFER_ENCODING,
@@ -67,7 +68,7 @@ class RequestParts:
     expect_continue: bool
     chunked: bool = False
     connection: bytes = b""
-    """The value of Connection, lower case, fields joined by commas."""
+    """The value of Connection, lower case, fields joined by commas. The field is in ``headers`` only where it may name others."""
     accepts_trailers: bool = False
     """The client said ``TE: trailers``."""
 
@@ -100,11 +101,7 @@ def pseudo_request(fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits) 
 
     Raises Malformed: 400, 417 for an unknown expectation, 431 over a limit, 501 for CONNECT and ``:protocol``.
     """
-    blob = check_section(fields, limits)
-    tabs = b"\t" in blob and (b"\n\t" in blob or b"\t\n" in blob or blob[-1:] == b"\t")
-    if tabs or b"\n " in blob or b" \n" in blob or blob[-1:] == b" ":
-        padded = any(value != value.strip(_WS) for _, value in fields)
-        raise Malformed("field_value" if padded else "field_name", "white space around it")
+    check_section(fields, limits)
     pseudo: list[bytes | None] = [None] * (LAST_PSEUDO + 1)
     host: bytes | None = None
     length: int | None = None
@@ -117,6 +114,8 @@ def pseudo_request(fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits) 
         code = names.get(name)
         if code is None:
             code = learn_lower(name)
+        if value.strip(_WS) != value:
+            raise Malformed("field_value", "white space around it")
         if not code:
             headers.append(field)
         elif code <= LAST_PSEUDO:
@@ -192,7 +191,8 @@ def plain_request(  # noqa: PLR0913 - what a request line and its connection say
             host = value
         elif code == CONNECTION:
             connection = _also(connection, value)
-            headers.append(field)
+            if value not in PERSISTENCE:
+                headers.append(field)
         elif code == CONTENT_LENGTH:
             length = add_content_length(value, length, headers)
         elif code == TE:
@@ -236,10 +236,12 @@ def plain_response(lines: Sequence[bytes], limits: EngineLimits = RESPONSE_LIMIT
             length = add_content_length(field[1], length, headers)
         elif code == TRANSFER_ENCODING:
             coding = _also(coding, field[1])
+        elif code == CONNECTION:
+            connection = _also(connection, field[1])
+            if field[1] not in PERSISTENCE:
+                headers.append(field)
         elif code != HOST:
             headers.append(field)
-            if code == CONNECTION:
-                connection = _also(connection, field[1])
     return ResponseParts(headers, length, coding, connection)
 
 

@@ -5,6 +5,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 
+from proxy.engine.choice import MakeH2
 from proxy.listen.limits import AcceptLimits
 from proxy.listen.tcp_connection import TcpConnection
 from proxy.listen.tls import TlsContexts
@@ -25,10 +26,11 @@ FAST_OPEN_QUEUE = 256
 class TcpListener:
     """One TCP socket and its connections."""
 
-    def __init__(self, listener: Listener, services: Services, contexts: TlsContexts, limits: AcceptLimits) -> None:
+    def __init__(self, listener: Listener, services: Services, contexts: TlsContexts, make_h2: MakeH2, limits: AcceptLimits) -> None:
         self.listener = listener
         self.services = services
         self.contexts = contexts
+        self.make_h2 = make_h2
         self.limits = limits
         self.buffer = memoryview(bytearray(RECEIVE_BUFFER))
         self.connections: set[TcpConnection] = set()

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, cast
 
 from balancer.affinity import address_key
 from proxy.engine.h1 import H1Connection
-from proxy.engine.h2 import H2Connection
 from proxy.engine.seam import HIGH_WATER, LOW_WATER, Connection
 from proxy.errors import Reset
 from proxy.listen.client import ClientStreams
@@ -66,6 +65,8 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         self._head_since = 0.0
         self._leaving = False
         self._flush_scheduled = False
+        self._flush_follows = False  # or is under way
+        self._one_by_one = False
         self._write_paused = False
         self._read_paused = False
         self._written = 0  # bytes given to the transport
@@ -200,11 +201,12 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         now = self.services.clock()
         self.services.meters.handshake_seconds.cell("tcp").observe(now - self._began)
         limits = self.services.snapshot.limits.engine
-        self._begin_engine(H2Connection(limits) if tls.alpn == "h2" else H1Connection(limits))
+        self._begin_engine(self._owner.make_h2(limits) if tls.alpn == "h2" else H1Connection(limits))
         self._read_decrypted(tls)
 
     def _begin_engine(self, engine: Connection) -> None:
         self._engine = engine
+        self._one_by_one = isinstance(engine, H1Connection)
         self.speaks(engine.version)
         meters = self.services.meters
         meters.connections.cell(self.listener.name, engine.version).value += 1
@@ -227,7 +229,7 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
                 self._serve(data)
                 if self._closing:
                     return
-                data = tls.read()
+                data = tls.read() if tls.pending else b""
         except TlsFailure as failure:
             self.services.meters.connection_errors.cell(self.version, "tls").value += 1
             self.services.log.debug("TLS failed within the connection", client=self.peer[0], reason=failure.reason)
@@ -247,6 +249,7 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         engine = self._engine
         assert engine is not None
         now = self._last_active = self.services.clock()
+        self._flush_follows = True
         events = engine.receive(data, now)
         for event in events:
             self.deliver(event)
@@ -309,9 +312,20 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         self._scheduled_flush()
 
     def _want_flush(self) -> None:
-        if not self._flush_scheduled:
-            self._flush_scheduled = True
-            self._owner.call_soon(self._scheduled_flush)
+        """At the end of this turn of the loop: one write for all that the streams of this connection have then."""
+        if not self._flush_scheduled and not self._flush_follows:
+            self._schedule_flush()
+
+    def _answered(self) -> None:
+        """An answer is complete. On HTTP/1.1 no other one could share the write, so that it goes out within this turn (docs/design)."""
+        if self._one_by_one and not self._flush_follows:
+            self._scheduled_flush()
+        else:
+            self._want_flush()
+
+    def _schedule_flush(self) -> None:
+        self._flush_scheduled = True
+        self._owner.call_soon(self._scheduled_flush)
 
     def _scheduled_flush(self) -> None:
         self._flush_scheduled = False
@@ -326,8 +340,10 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         if engine is None or transport is None or self._closing or transport.is_closing():
             return
         rounds = 0
+        self._flush_follows = True
         while not self._write_paused:
             if rounds == FLUSH_ROUNDS:
+                self._flush_follows = False
                 self._want_flush()
                 return
             rounds += 1
@@ -339,6 +355,7 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
                 self.deliver(event)
             if not events and len(output) < FLUSH_BYTES:
                 break
+        self._flush_follows = False
         if engine.finished and not self._write_paused:
             self._linger(engine)
             return
@@ -490,13 +507,16 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         """See ``engine/seam.py``, as for all of these."""
         assert self._engine is not None
         self._engine.respond(stream, status, headers, body)
-        self._want_flush()
+        self._answered()
 
     def send_head(self, stream: int, status: int, headers: Headers, end: bool) -> None:
         """A response head."""
         assert self._engine is not None
         self._engine.send_head(stream, status, headers, end)
-        self._want_flush()
+        if end:
+            self._answered()
+        else:
+            self._want_flush()
 
     def send_data(self, stream: int, data: bytes, end: bool) -> int:
         """Body bytes; returns what is queued for the stream."""

@@ -114,8 +114,10 @@ class TlsSession:
         got: list[bytes] = []
         size = 0
         while True:
+            # Plaintext is shorter than its record, unless OpenSSL has the beginning of the record already.
+            wanted = min(incoming.pending or _RECORD, _RECORD)
             try:
-                data = read(_RECORD)
+                data = read(wanted)
             except ssl.SSLWantReadError:
                 if self._refill():
                     continue
@@ -133,7 +135,7 @@ class TlsSession:
             got.append(data)
             size += len(data)
             # An empty BIO after a whole record saves the exception of one more read: OpenSSL reads record by record, never ahead.
-            if not incoming.pending and not self._refill():
+            if (len(data) < wanted or wanted == _RECORD) and not incoming.pending and not self._refill():
                 break
             if size >= READ_LIMIT:
                 self.pending = True

@@ -1,22 +1,23 @@
 """UDP in: one socket, all QUIC connections of a listener behind one endpoint, and HTTP/3 on each.
 
-Reads datagrams in batches (``udp_socket.py``), hands them to the engine at once, and sends what the engine gives once for each turn of the
-loop. A full socket waits for writability; nothing is dropped here. Decides nothing about requests.
+Lets the engine have what has come at once, and send what it has once for each turn of the loop (``datagrams.py`` says by what way). A full
+socket waits for writability; nothing is dropped here. Decides nothing about requests.
 """
 
 import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TypeAlias
 
 from balancer.affinity import connection_key
-from proxy.engine.events import ConnectionClosed, ConnectionReady, Event, PathChanged
-from proxy.engine.quic.endpoint import QuicEndpoint
-from proxy.engine.seam import Handle
+from proxy.engine.events import ConnectionClosed, ConnectionReady, ConnectionStats, Event, PathChanged, RequestHead
+from proxy.engine.seam import Endpoint, Handle
 from proxy.errors import Reset
 from proxy.listen.batch import joined
 from proxy.listen.client import ClientStreams
+from proxy.listen.datagrams import Datagrams, Fast, Portable, is_fast
 from proxy.listen.limits import AcceptLimits
 from proxy.listen.udp_socket import UdpSocket
 from proxy.message import Address, Headers
@@ -24,13 +25,7 @@ from proxy.observe import Cell
 from proxy.services import Services
 from proxy.snapshot import Listener, TlsProfile
 
-BATCH = 64
-"""Datagrams read before the engine works on them: enough to save calls, few enough to stay fair to TCP."""
-
-MAX_UNSENT = 4096
-"""Datagrams that wait for a full socket; beyond it the engine is not asked for more."""
-
-MakeEndpoint: TypeAlias = Callable[[Callable[[Handle, Address], bool]], QuicEndpoint]
+MakeEndpoint: TypeAlias = Callable[[Callable[[Handle, Address], bool]], Endpoint]
 """Makes the endpoint, given what asks whether a new connection may begin."""
 
 
@@ -97,8 +92,14 @@ class UdpListener:
         self.endpoint = make_endpoint(self._admit)
         self.clients: dict[Handle, QuicClient] = {}
         self._admitted: dict[Handle, tuple[str, float]] = {}
+        self._leaving: set[Handle] = set()
         self._limits = limits
         self._socket = UdpSocket(sock, listener.address)
+        self._datagrams: Datagrams = (
+            Fast(self.endpoint, sock.fileno()) if is_fast(self.endpoint) else Portable(self.endpoint, self._socket, services.log)
+        )
+        self._counted_in = self._counted_out = 0
+        self._waits_for_room = False
         self._loop = asyncio.get_running_loop()
         self._flush_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
@@ -125,14 +126,11 @@ class UdpListener:
     # In
 
     def _readable(self) -> None:
-        batch = self._socket.receive(BATCH)
-        if batch:
-            self._received.value += len(batch)
-            try:
-                self._deliver(self.endpoint.receive(batch, self.services.clock()))
-            except Exception as error:  # the listener outlives a fault of its engine
-                self.services.log.exception("the QUIC endpoint failed on a datagram", exc_info=error)
-            self._flush()
+        try:
+            self._deliver(self._datagrams.receive(self.services.clock()))
+        except Exception as error:  # the listener outlives a fault of its engine
+            self.services.log.exception("the QUIC endpoint failed on a datagram", exc_info=error)
+        self._flush()
 
     def _deliver(self, events: list[tuple[Handle, Event]]) -> None:
         for handle, event in joined(events):
@@ -157,6 +155,9 @@ class UdpListener:
             client.peer = event.peer
         else:
             client.deliver(event)
+            if self._leaving and type(event) is RequestHead and handle in self._leaving:
+                self._leaving.discard(handle)
+                self.endpoint.goaway(handle)
 
     def _ready(self, handle: Handle, event: ConnectionReady) -> None:
         client = self.clients[handle] = QuicClient(self, handle, event)
@@ -169,7 +170,7 @@ class UdpListener:
         meters.connections.cell(self.listener.name, "HTTP/3").value += 1
         meters.connections_open.cell("HTTP/3").value += 1
         if self.services.draining:
-            self.endpoint.goaway(handle)
+            self._leaving.add(handle)  # told behind its first request: a client that hears GOAWAY before has nobody to send it to
 
     def _gone(self, handle: Handle, client: QuicClient | None, event: ConnectionClosed) -> None:
         meters = self.services.meters
@@ -181,10 +182,22 @@ class UdpListener:
             self.services.log.debug("handshake failed", reason=event.error, detail=event.detail)
         else:
             del self.clients[handle]
+            self._leaving.discard(handle)
             meters.connections_open.cell("HTTP/3").value -= 1
             if event.error:
                 meters.connection_errors.cell("HTTP/3", event.error).value += 1
+            if event.stats is not None:
+                self._saw(client, event.stats)
             client.lose_exchanges(event.detail or event.error or "connection closed")
+
+    def _saw(self, client: QuicClient, stats: ConnectionStats) -> None:
+        meters = self.services.meters
+        meters.quic_round_trip.cell().observe(stats.round_trip)
+        meters.quic_congestion_window.cell().observe(stats.congestion_window)
+        meters.quic_packets_sent.cell().value += stats.packets_sent
+        meters.quic_packets_lost.cell().value += stats.packets_lost
+        meters.quic_bytes_lost.cell().value += stats.bytes_lost
+        self.services.log.debug("connection ended", client=client.peer[0], **asdict(stats))
 
     # Out
 
@@ -205,47 +218,45 @@ class UdpListener:
         self._set_timer()
 
     def _send_all(self) -> None:
-        sock = self._socket
-        while len(sock) < MAX_UNSENT:
-            datagrams = self.endpoint.take_datagrams(self.services.clock())
+        """What the engine has, and what comes of the events that sending brings about."""
+        more = True
+        while more:
+            done = self._send()
             events = self.endpoint.take_events()
-            sock.queue(datagrams)
-            if not self._send():
-                self._loop.add_writer(sock.fileno(), self._writable)
             self._deliver(events)
-            if not datagrams and not events:
-                break
+            more = done and bool(events)
 
     def _send(self) -> bool:
-        """False when the socket is full."""
-        sock = self._socket
-        failed = sock.failed
-        done = sock.send()
-        self._sent.value = sock.sent
-        if sock.failed != failed:
-            self.services.log.debug("datagrams could not be sent", count=sock.failed - failed)
+        """False when the socket is full; it tells when there is room again."""
+        done = self._datagrams.transmit(self.services.clock())
+        self._count()
+        if done == self._waits_for_room:
+            self._waits_for_room = not done
+            if done:
+                self._loop.remove_writer(self._socket.fileno())
+            else:
+                self._loop.add_writer(self._socket.fileno(), self._flush)
         return done
 
-    def _writable(self) -> None:
-        if self._send():
-            self._loop.remove_writer(self._socket.fileno())
-            self._flush()
+    def _count(self) -> None:
+        """Several listeners share the counters."""
+        received, sent = self._datagrams.received, self._datagrams.sent
+        self._received.value += received - self._counted_in
+        self._sent.value += sent - self._counted_out
+        self._counted_in, self._counted_out = received, sent
 
     # Time
 
     def _set_timer(self) -> None:
         due = self.endpoint.deadline()
-        if due is None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-            return
         if self._timer is not None:
-            if self._timer_due == due:
-                return
+            if due is not None and self._timer_due <= due:
+                return  # it looks again when it fires: most deadlines move on before they come, and a new timer for each would cost
             self._timer.cancel()
-        self._timer_due = due
-        self._timer = self._loop.call_later(max(0.0, due - self.services.clock()), self._on_timer)
+            self._timer = None
+        if due is not None:
+            self._timer_due = due
+            self._timer = self._loop.call_later(max(0.0, due - self.services.clock()), self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -260,6 +271,7 @@ class UdpListener:
     def drain(self) -> None:
         """Refuse new connections and tell every present one to finish."""
         self.endpoint.refuse_new()
+        self._leaving.clear()
         for handle in list(self.clients):
             self.endpoint.goaway(handle)
         self.want_flush()

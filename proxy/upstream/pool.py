@@ -53,6 +53,8 @@ class EndpointConnections:
         self._failed = meters.upstream_connects.cell(pool.name, "failed")
         self._reused = meters.upstream_reused.cell(pool.name)
         self._open = meters.upstream_open.cell(pool.name)
+        self.seconds = meters.upstream_seconds.cell(pool.name)
+        """From sending a request to its response head."""
 
     def configure(self, pool: Pool) -> None:
         """After a reload that left the endpoint as it was."""

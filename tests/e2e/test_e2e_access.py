@@ -17,7 +17,7 @@ VERSIONS = clients.VERSIONS
 A = "a.example.com"
 
 
-def ask(authority, proxy, version="HTTP/2", path="/", *, source=None, to="127.0.0.1", host=A, **more):
+def ask(authority, proxy, version="HTTP/1.1", path="/", *, source=None, to="127.0.0.1", host=A, **more):
     """A request from the address *source* to the address *to*."""
     options = {CurlOpt.RESOLVE: [f"*:{proxy.port}:{to}"]}
     if source is not None:
@@ -70,23 +70,15 @@ def test_fields_of_a_client_that_nobody_trusts_are_replaced(authority, proxy, ve
 
 
 @pytest.fixture(scope="module")
-def trusting(tmp_path_factory, authority, backends):
+def trusting(make_proxy):
     """A proxy that trusts 127.0.7.0/24 to speak for clients."""
-    from harness.proxy import Proxy  # noqa: PLC0415  # the name of a fixture here
 
     access = {"allow": ["203.0.113.0/24", "127.0.0.0/8"], "deny": ["203.0.113.66/32"]}
-    running = Proxy(
-        tmp_path_factory.mktemp("trusting"),
-        authority,
-        backends,
+    running = make_proxy(
         server={"trusted_proxies": ["127.0.7.0/24"]},
         sites={A: {"access": access, "pools": {"web": {"balance": {"key": "client_address"}}}}},
     )
-    try:
-        yield running.start()
-        running.assert_sound()
-    finally:
-        running.close()
+    return running.start()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -114,9 +106,8 @@ def test_a_trusted_proxy_s_clients_are_told_apart_by_access_and_by_key(authority
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory, authority, backends):
+def guarded(make_proxy):
     """A proxy whose site lets 127.0.7.0/24 in but not 127.0.7.9; /open is for all but 127.0.7.9, /closed for 127.0.8.1 alone."""
-    from harness.proxy import Proxy  # noqa: PLC0415  # the name of a fixture here
 
     site = {
         "access": {"allow": ["127.0.7.0/24"], "deny": ["127.0.7.9/32"]},
@@ -126,12 +117,7 @@ def guarded(tmp_path_factory, authority, backends):
             {"match": {"path": "/"}, "pool": "web"},
         ],
     }
-    running = Proxy(tmp_path_factory.mktemp("guarded"), authority, backends, sites={A: site})
-    try:
-        yield running.start()
-        running.assert_sound()
-    finally:
-        running.close()
+    return make_proxy(sites={A: site}).start()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -180,27 +166,19 @@ HEADERS = {
 
 
 @pytest.fixture(scope="module")
-def proxied(tmp_path_factory, authority, backends):
+def proxied(make_proxy):
     """A proxy that expects PROXY protocol headers from 127.0.0.1 and from nobody else."""
     from harness.ports import free_port  # noqa: PLC0415
-    from harness.proxy import Proxy  # noqa: PLC0415  # the name of a fixture here
 
     port = free_port()
     listener = {"address": f"127.0.0.1:{port}", "proxy_protocol": {"from": ["127.0.0.1/32"]}}
-    running = Proxy(
-        tmp_path_factory.mktemp("proxied"),
-        authority,
-        backends,
+    running = make_proxy(
         server={"listeners": [listener]},
         sites={A: {"access": {"deny": ["203.0.113.66/32"]}}},
         answers=False,
     )
     running.port = port
-    try:
-        yield running.start()
-        running.assert_sound()
-    finally:
-        running.close()
+    return running.start()
 
 
 def spoken(authority, proxy, beginning, *, source="127.0.0.1", alpn=(), pieces=1):
@@ -290,6 +268,7 @@ def listening(start_proxy):
     return start
 
 
+@pytest.mark.speaks("HTTP/2", "HTTP/3")
 @needs_ipv6
 @pytest.mark.parametrize("address", ["[::1]", "[::]"])
 def test_an_ipv6_listener(authority, listening, address):
@@ -301,6 +280,7 @@ def test_an_ipv6_listener(authority, listening, address):
         assert (got["x-forwarded-for"], got["forwarded"].partition(";")[0]) == ("::1", 'for="[::1]"')
 
 
+@pytest.mark.speaks("HTTP/2", "HTTP/3")
 @needs_ipv6
 def test_ipv4_clients_of_an_ipv6_socket_are_ipv4_clients(authority, listening):
     proxy = listening("[::]", sites={A: {"access": {"allow": ["127.0.7.1/32"]}}})
@@ -310,6 +290,7 @@ def test_ipv4_clients_of_an_ipv6_socket_are_ipv4_clients(authority, listening):
         assert ask(authority, proxy, version, source="127.0.7.2").status_code == 403
 
 
+@pytest.mark.speaks("HTTP/2", "HTTP/3")
 @pytest.mark.parametrize("address", ["0.0.0.0", pytest.param("[::]", marks=needs_ipv6)])
 def test_answers_leave_from_the_address_that_was_asked(authority, listening, address):
     """A client's UDP socket takes datagrams only from where it sent its own."""
@@ -318,6 +299,7 @@ def test_answers_leave_from_the_address_that_was_asked(authority, listening, add
         assert ask(authority, proxy, version, to="127.0.9.9").status_code == 200
 
 
+@pytest.mark.speaks("HTTP/2", "HTTP/3")
 def test_unix_socket_and_ipv6_backends(authority, start_proxy):
     with tempfile.TemporaryDirectory(prefix="qproxy-") as folder:  # short: a unix socket's path has 107 bytes at most
         running = [InProcess("by-path", path=Path(folder) / "backend.sock")]

@@ -78,6 +78,7 @@ def by_renaming(new, place):
         file.rename(place / f"{A}{file.suffix}")
 
 
+@pytest.mark.speaks("HTTP/2", "HTTP/3")
 @pytest.mark.parametrize("way", [by_writing, by_renaming])
 async def test_a_new_pair_serves_new_handshakes_and_the_connections_live_on(authority, proxy, tmp_path, way):
     old, _ = proxy.config / f"{A}.pem", proxy.config / f"{A}.key"
@@ -118,6 +119,7 @@ def issued(authority, folder):
     key.rename(folder / "tls.key")
 
 
+@pytest.mark.speaks("HTTP/3")
 async def test_kubernetes_turns_the_link_data(authority, start_proxy, tmp_path):
     volume = tmp_path / "volume"
 
@@ -137,6 +139,7 @@ async def test_kubernetes_turns_the_link_data(authority, start_proxy, tmp_path):
     await symlinked(authority, start_proxy, tmp_path, turn, layout)
 
 
+@pytest.mark.speaks("HTTP/3")
 async def test_certbot_turns_the_links_of_live(authority, start_proxy, tmp_path):
     archive, live = tmp_path / "archive" / A, tmp_path / "live" / A
 
@@ -156,6 +159,7 @@ async def test_certbot_turns_the_links_of_live(authority, start_proxy, tmp_path)
     await symlinked(authority, start_proxy, tmp_path, turn, layout)
 
 
+@pytest.mark.speaks("HTTP/3")
 async def test_a_broken_pair_leaves_the_present_one_with_one_line_and_a_metric(authority, proxy, tmp_path):
     chain, key = proxy.config / f"{A}.pem", proxy.config / f"{A}.key"
     present = serial(chain)
@@ -208,6 +212,7 @@ def test_an_expired_certificate_at_start_is_a_warning(authority, start_proxy, tm
 # SNI
 
 
+@pytest.mark.speaks("HTTP/3")
 async def test_unknown_sni_gets_the_default_certificate_and_only_health(authority, start_proxy, tmp_path):
     chain, key = authority.issue("default.example.org", folder=tmp_path)
     proxy = start_proxy(server={"tls": {"certificate": str(chain), "key": str(key)}})
@@ -220,6 +225,7 @@ async def test_unknown_sni_gets_the_default_certificate_and_only_health(authorit
     assert not [name for name in proxy.metrics() if "nobody" in name], "no label comes from a client"
 
 
+@pytest.mark.speaks("HTTP/3")
 @pytest.mark.parametrize("sni", ["nobody.example.org", None])
 async def test_unknown_sni_is_refused_where_it_shall_be(authority, start_proxy, sni):
     proxy = start_proxy(server={"tls": {"unknown_sni": "refuse"}}, answers=False)
@@ -307,19 +313,13 @@ def shows(authority, tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=["require", "request"])
-def asking(request, tmp_path_factory, authority, backends):
+def asking(request, authority, make_proxy):
     """A proxy whose site a asks for client certificates."""
-    from harness.proxy import Proxy  # noqa: PLC0415  # the name of a fixture here
-
     rule = {"client_certificates": {"ca": str(authority.file), "mode": request.param}}
-    running = Proxy(tmp_path_factory.mktemp("asking"), authority, backends, sites={A: {"tls": rule}})
-    try:
-        yield running.start(), request.param
-        running.assert_sound()
-    finally:
-        running.close()
+    return make_proxy(sites={A: {"tls": rule}}).start(), request.param
 
 
+@pytest.mark.speaks("HTTP/2", "HTTP/3")
 @pytest.mark.parametrize("kind", ["good", "none", "expired", "untrusted"])
 async def test_client_certificates(authority, asking, shows, kind):
     """With ``require`` only a good one gets in, with ``request`` none does too; on TCP and on QUIC alike."""
@@ -404,11 +404,12 @@ def through(start_proxy, backend, **tls):
     return start_proxy(sites={A: {"pools": {"web": pool}}})
 
 
-def answer(authority, proxy, version="HTTP/2"):
+def answer(authority, proxy, version="HTTP/1.1"):
     with clients.curl_session(authority, proxy.port, version) as session:
         return session.get(proxy.url())
 
 
+@pytest.mark.speaks("HTTP/2", "HTTP/3")
 def test_an_https_backend_is_verified_by_address_and_by_name(authority, start_proxy, secure):
     proxy = through(start_proxy, secure["good"], ca=str(authority.file))
     for version in VERSIONS:
@@ -420,6 +421,7 @@ def test_an_https_backend_is_verified_by_address_and_by_name(authority, start_pr
     assert (refused.status_code, refused.headers["proxy-status"]) == (502, "qproxy; error=tls_certificate_error")
 
 
+@pytest.mark.speaks("HTTP/2", "HTTP/3")
 @pytest.mark.parametrize("kind", ["untrusted", "expired"])
 def test_a_backend_that_can_t_be_trusted_is_502_and_says_so(authority, start_proxy, secure, kind):
     proxy = through(start_proxy, secure[kind], ca=str(authority.file))

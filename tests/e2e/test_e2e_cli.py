@@ -15,7 +15,7 @@ from proxy import __version__
 
 
 @pytest.fixture(scope="module")
-def proxy(tmp_path_factory, authority, backends):
+def proxy(make_proxy, backends):
     endpoints = [backend.url for backend in backends]
 
     def pool(**more):
@@ -48,16 +48,14 @@ def proxy(tmp_path_factory, authority, backends):
             "balance": {"key": "path"},
         },
     }
-    running = Proxy(tmp_path_factory.mktemp("proxy"), authority, backends, sites={"a.example.com": {"routes": routes, "pools": pools}})
-    try:
-        yield running.start()
-        running.assert_sound()
-    finally:
-        running.close()
+    return make_proxy(sites={"a.example.com": {"routes": routes, "pools": pools}}).start()
 
 
 def test_version_and_help():
-    assert qproxy("--version").out == f"qproxy, version {__version__}\n"
+    version = qproxy("--version").out
+    assert version.startswith(f"qproxy {__version__} (")
+    assert re.search(r"^HTTP/2: \w+ \(\w+ \d", version, re.MULTILINE)
+    assert re.search(r"^HTTP/3: \w+ \([\w-]+ \d", version, re.MULTILINE)
     overview = qproxy("--help")
     assert overview.code == 0
     for command in ("run", "check", "explain", "schema", "demo"):
@@ -155,6 +153,7 @@ async def served_by(authority, proxy: Proxy, version: str, path: str, fields: li
     return found
 
 
+@pytest.mark.speaks("HTTP/2")
 @pytest.mark.parametrize("name", ASKED)
 async def test_explain_names_the_backend_that_then_answers(authority, proxy, backends, name):
     path, fields = ASKED[name]
@@ -178,7 +177,7 @@ async def test_explain_knows_which_backends_are_down(authority, proxy, backends)
         assert f"{first} (down)" in said
         (chosen,) = re.findall(r"\* \d+\. (\S+) \(up\)", said)
         (expected,) = [other.name for other in backends if other.url == chosen]
-        assert await served_by(authority, proxy, "HTTP/2", path, []) == expected != backend.name
+        assert await served_by(authority, proxy, "HTTP/1.1", path, []) == expected != backend.name
     finally:
         backend.ask("/control?health=200")
     proxy.wait_for(lambda: proxy.metrics()[up] == 1, "took the backend up again")
@@ -202,7 +201,7 @@ async def test_explain_tells_of_answers_without_a_backend(authority, proxy, name
     assert said in explained(proxy, path, fields)
     if status is not None:
         headers = [(key, value) for key, _, value in (field.partition(": ") for field in fields)]
-        assert (await speak(authority, proxy.port, "HTTP/2", path, headers=headers)).status == status
+        assert (await speak(authority, proxy.port, "HTTP/1.1", path, headers=headers)).status == status
 
 
 def test_explain_tells_of_sites_and_listeners_that_are_not_there(proxy):

@@ -10,11 +10,16 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import curl_cffi
 import pytest
+from curl_cffi import CurlHttpVersion, CurlOpt
 from harness.backends import ROOT
 from harness.ports import free_port
+
+from proxy.engine import choice
 
 LIMIT = 60
 
@@ -22,8 +27,13 @@ LIMIT = 60
 class Demo:
     """`qproxy demo` on ports of its own, in a session of its own like a terminal's job."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, without: Sequence[str] = ()) -> None:
+        """*without*: modules that can't be imported, as where they are not installed."""
         self.folder = folder
+        self._path = folder / "path"
+        self._path.mkdir()
+        for module in without:
+            (self._path / f"{module}.py").write_text("raise ImportError('taken away')\n")
         shutil.copytree(ROOT / "conf.d", folder / "conf.d")
         self.ports = {port: free_port() for port in (8443, 9090, 9001, 9002, 9003)}
         for file in folder.rglob("*.yaml"):
@@ -35,7 +45,7 @@ class Demo:
 
     def start(self) -> "Demo":
         command = [sys.executable, "-m", "proxy", "demo", "-c", "conf.d"]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        environment = os.environ | {"PYTHONPATH": f"{self._path}:{ROOT}", "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -107,6 +117,25 @@ def running(demo):
 def ask(demo: Demo, host: str, *options: str) -> str:
     command = ["curl", "-sk", "--noproxy", "*", "--max-time", "20", "--resolve", f"*:{demo.ports[8443]}:127.0.0.1", *options]
     return subprocess.run([*command, f"https://{host}:{demo.ports[8443]}/"], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["with the native wheel", "without"])
+def test_it_runs_with_the_native_wheel_and_without(tmp_path, fast):
+    if fast and (missing := choice.find("quic", "native").why_missing()):
+        pytest.skip(missing)
+    demo = Demo(tmp_path, without=[] if fast else ["qproxy_native"])
+    try:
+        demo.start().read_until("Ctrl-C ends")
+        demo.read_until(f'"quic":"{"native" if fast else "aioquic"} (')
+        port = demo.ports[8443]
+        with curl_cffi.Session(
+            verify=False, http_version=CurlHttpVersion.V3ONLY, curl_options={CurlOpt.RESOLVE: [f"*:{port}:127.0.0.1"]}, trust_env=False
+        ) as session:
+            assert session.get(f"https://a.example.com:{port}/").text == "Hello from a.example.com (HTTP/3)!\n"
+        os.killpg(demo.process.pid, signal.SIGINT)
+        assert demo.wait() == 0
+    finally:
+        demo.close()
 
 
 def test_it_serves_what_it_says_and_ctrl_c_ends_all_of_it(running):

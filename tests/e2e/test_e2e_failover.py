@@ -41,11 +41,12 @@ def wait_state(proxy, backend, wanted):
     proxy.wait_for(lambda: state(proxy, backend) == wanted, f"shows {backend.name} as {wanted}")
 
 
-def get(authority, proxy, version="HTTP/2", path="/", method="GET", **more):
+def get(authority, proxy, version="HTTP/1.1", path="/", method="GET", **more):
     with clients.curl_session(authority, proxy.port, version) as session:
         return session.request(method, proxy.url(path), **more)
 
 
+@pytest.mark.speaks("HTTP/2", "HTTP/3")
 def test_a_backend_killed_under_load_costs_no_request_and_moves_only_its_keys(authority, start_proxy, mortal):
     proxy = start_proxy(backends=mortal)
     with Load(authority, proxy.port, clients=4, streams=3) as load:
@@ -101,6 +102,7 @@ def test_an_idempotent_request_is_tried_on_as_many_backends_as_configured(author
     assert sorted(calls) == [1, 1, 1]
 
 
+@pytest.mark.speaks("HTTP/2", "HTTP/3")
 def test_a_connection_refused_walks_on_at_once_whatever_the_method(authority, start_proxy, mortal):
     sites = pool(health="off", passive="off")
     sites["a.example.com"]["timeouts"] = {"connect": "60s"}
@@ -115,6 +117,7 @@ def test_a_connection_refused_walks_on_at_once_whatever_the_method(authority, st
     assert refused >= 1
 
 
+@pytest.mark.speaks("HTTP/2", "HTTP/3")
 def test_with_all_backends_down_the_answer_is_503_and_says_when_to_come_again(authority, start_proxy, mortal):
     proxy = start_proxy(backends=mortal)
     for backend in mortal:
@@ -147,6 +150,7 @@ def test_in_panic_the_last_known_good_is_asked(authority, start_proxy, mortal):
     assert (answer.status_code, answer.headers["x-backend"]) == (200, "mortal-2")
 
 
+@pytest.mark.speaks("HTTP/2", "HTTP/3")
 def test_a_backup_serves_when_nothing_else_does(authority, start_proxy, mortal):
     endpoints = [mortal[0].url, {"url": mortal[1].url, "backup": True}]
     proxy = start_proxy(backends=mortal, sites=pool(endpoints=endpoints))
@@ -159,6 +163,7 @@ def test_a_backup_serves_when_nothing_else_does(authority, start_proxy, mortal):
     assert {get(authority, proxy, version).headers["x-backend"] for version in VERSIONS} == {"mortal-1"}
 
 
+@pytest.mark.speaks("HTTP/2", "HTTP/3")
 def test_a_hung_backend_is_504_and_then_taken_down_by_probes(authority, start_proxy, mortal):
     sites = pool(health={"interval": "300ms", "timeout": "4s", "rise": 1, "fall": 1}, endpoints=[mortal[0].url])
     sites["a.example.com"]["timeouts"] = {"response": "300ms"}

@@ -50,6 +50,7 @@ def test_the_curl_of_the_system(authority, proxy, option, version):
     assert answer.body == f"Hello from a.example.com ({version})!\n".encode()
 
 
+@pytest.mark.speaks("HTTP/3")
 async def test_aioquic(authority, proxy):
     async with http3(authority, proxy.port) as client:
         answer = await client.get("/", host=f"a.example.com:{proxy.port}")
@@ -108,6 +109,7 @@ def test_plain_http_on_the_tls_port_gets_health_and_a_redirect(proxy):
     assert f"location: https://a.example.com:{proxy.port}/some/page?q=1\r\n".encode() in answer.lower()
 
 
+@pytest.mark.speaks("HTTP/2", "HTTP/3")
 def test_requests_are_counted_by_version_and_host(authority, proxy):
     before = proxy.metrics()
     for version in clients.VERSIONS:

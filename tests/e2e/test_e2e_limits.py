@@ -64,6 +64,7 @@ async def quic_error(authority, proxy):
     return None
 
 
+@pytest.mark.speaks("HTTP/3")
 async def test_connections_in_all(authority, start_proxy):
     proxy = limited(start_proxy, connections=4)
     with Open(authority, proxy) as held:
@@ -81,6 +82,7 @@ async def test_connections_in_all(authority, start_proxy):
             await asyncio.to_thread(held.tcp, "127.0.7.4")
 
 
+@pytest.mark.speaks("HTTP/3")
 async def test_connections_of_one_client(authority, start_proxy):
     proxy = start_proxy(server={"limits": {"connections_per_client": 2}, "trusted_proxies": ["127.0.9.0/24"]})
     with Open(authority, proxy) as held:
@@ -99,6 +101,7 @@ async def test_connections_of_one_client(authority, start_proxy):
     assert await quic_error(authority, proxy) is None
 
 
+@pytest.mark.speaks("HTTP/3")
 async def test_new_connections_a_second(authority, start_proxy):
     proxy = limited(start_proxy, connection_rate=0.01)  # the next one in 100 s
     with Open(authority, proxy) as held:
@@ -130,6 +133,7 @@ def test_limits_change_with_a_reload(authority, start_proxy):
 # Streams
 
 
+@pytest.mark.speaks("HTTP/2")
 def test_streams_of_an_http2_connection(authority, start_proxy, backends):
     proxy = start_proxy(server={"limits": {"streams_per_connection": 3}})
     connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
@@ -137,7 +141,7 @@ def test_streams_of_an_http2_connection(authority, start_proxy, backends):
     with clients.tls_socket(authority, proxy.port, alpn=["h2"]) as wire:
         head = [(":method", "GET"), (":scheme", "https"), (":authority", A)]
         for number in (1, 3, 5, 7, 9):  # before it has seen the server's SETTINGS
-            connection.send_headers(number, [*head, (":path", f"/stream/h2-{number}")], end_stream=True)
+            connection.send_headers(number, [*head, (":path", f"/stream/h2-{proxy.port}-{number}")], end_stream=True)
         refused, ended, statuses = {}, set(), {}
 
         def read():
@@ -157,7 +161,7 @@ def test_streams_of_an_http2_connection(authority, start_proxy, backends):
         assert hits(proxy, "streams_per_connection") == 2
         for number in (1, 3, 5):
             for backend in backends:
-                backend.push(f"h2-{number}", b"end", end=True)
+                backend.push(f"h2-{proxy.port}-{number}", b"end", end=True)
         while len(ended) < 3:
             read()
         connection.send_headers(11, [*head, (":path", "/hello")], end_stream=True)
@@ -166,15 +170,16 @@ def test_streams_of_an_http2_connection(authority, start_proxy, backends):
     assert statuses == {1: "200", 3: "200", 5: "200", 11: "200"}
 
 
+@pytest.mark.speaks("HTTP/3")
 async def test_streams_of_an_http3_connection(authority, start_proxy, backends):
     """QUIC's own limit: a client can't open more, and goes on as soon as one is done."""
     proxy = start_proxy(server={"limits": {"streams_per_connection": 3}})
     async with http3(authority, proxy.port) as client:
-        asked = [client.open(f"/stream/h3-{number}", host=A) for number in range(5)]
+        asked = [client.open(f"/stream/h3-{proxy.port}-{number}", host=A) for number in range(5)]
         await asyncio.to_thread(proxy.wait_for, lambda: proxy.metric("qproxy_streams_open") == 3, "has three streams")
         for number in range(5):
             for backend in backends:
-                await asyncio.to_thread(backend.push, f"h3-{number}", b"end", end=True)
+                await asyncio.to_thread(backend.push, f"h3-{proxy.port}-{number}", b"end", end=True)
         answers = [await client.answer(stream) for stream in asked]
         assert [answer.status for answer in answers] == [200] * 5
         assert proxy.metric("qproxy_streams_open") == 0
@@ -204,48 +209,30 @@ def test_a_head_beyond_its_limits_is_431(authority, header_limits, version, limi
 
 
 @pytest.fixture(scope="module")
-def header_limits(tmp_path_factory, authority, backends):
+def header_limits(make_proxy):
     """Proxies by limits, started when they are first asked for."""
-    from harness.proxy import Proxy  # noqa: PLC0415  # the name of a fixture here
-
     running = {}
 
     def proxy(limits):
         key = str(limits)
         if key not in running:
-            running[key] = Proxy(tmp_path_factory.mktemp("limits"), authority, backends, server={"limits": limits})
-            running[key].start()
+            running[key] = make_proxy(server={"limits": limits}).start()
         return running[key]
 
-    try:
-        yield proxy
-        for each in running.values():
-            each.assert_sound()
-    finally:
-        for each in running.values():
-            each.close()
+    return proxy
 
 
 # Bodies
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory, authority, backends):
+def small(make_proxy):
     """A proxy with bodies of 100 KiB at most, but for /large."""
-    from harness.proxy import Proxy  # noqa: PLC0415  # the name of a fixture here
-
     routes = [
         {"match": {"path": "/upload/large"}, "pool": "web", "limits": {"body_size": "off"}},
         {"match": {"path": "/"}, "pool": "web"},
     ]
-    running = Proxy(
-        tmp_path_factory.mktemp("small"), authority, backends, server={"limits": {"body_size": "100KiB"}}, sites={A: {"routes": routes}}
-    )
-    try:
-        yield running.start()
-        running.assert_sound()
-    finally:
-        running.close()
+    return make_proxy(server={"limits": {"body_size": "100KiB"}}, sites={A: {"routes": routes}}).start()
 
 
 def body(size, *, told):
@@ -265,6 +252,7 @@ def test_a_body_beyond_its_limit_is_413(authority, small, version, told):
     assert hits(small, "body_size") == before + 1
 
 
+@pytest.mark.speaks("HTTP/3")
 @pytest.mark.parametrize("told", [True, False], ids=["content-length", "streamed"])
 async def test_a_body_beyond_its_limit_is_413_on_http3(authority, small, told):
     before = hits(small, "body_size")
@@ -288,6 +276,7 @@ def test_who_expects_a_continue_is_refused_before_the_body(authority, small):
         assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.mark.speaks("HTTP/2", "HTTP/3")
 def test_whoever_hits_a_limit_costs_its_neighbours_nothing(authority, small):
     with Load(authority, small.port, clients=1, streams=2) as load:
         load.more(10)

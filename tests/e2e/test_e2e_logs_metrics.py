@@ -29,7 +29,7 @@ def scripted():
 
 
 @pytest.fixture(scope="module")
-def proxy(tmp_path_factory, authority, backends, scripted):
+def proxy(make_proxy, backends, scripted):
     routes = [
         {"match": {"path": "/s"}, "pool": "scripted", "retry": {"attempts": 1}},
         {"match": {"path": "/both"}, "pool": "both", "retry": {"attempts": 2}},
@@ -43,18 +43,7 @@ def proxy(tmp_path_factory, authority, backends, scripted):
         "down": {"endpoints": ["http://127.0.0.1:1"], "passive": {"fall": 0}},
         "both": {"endpoints": [scripted.url, backends[0].url], "passive": {"fall": 0}, "balance": {"key": "path"}},
     }
-    running = Proxy(
-        tmp_path_factory.mktemp("proxy"),
-        authority,
-        backends,
-        server={"timeouts": {"header": "1s"}},
-        sites={"a.example.com": {"routes": routes, "pools": pools}},
-    )
-    try:
-        yield running.start()
-        running.assert_sound()
-    finally:
-        running.close()
+    return make_proxy(server={"timeouts": {"header": "1s"}}, sites={"a.example.com": {"routes": routes, "pools": pools}}).start()
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +176,7 @@ async def test_a_misdirected_request_has_its_line(authority, proxy, version):
 
 
 async def test_health_has_its_line(authority, proxy):
-    await speak(authority, proxy.port, "HTTP/2", "/health?mine")
+    await speak(authority, proxy.port, "HTTP/1.1", "/health?mine")
     assert (record(proxy, "/health?mine")["status"], record(proxy, "/health?mine")["ended"]) == (200, "answered")
 
 
@@ -250,7 +239,7 @@ async def test_a_retried_request_has_one_line_that_says_so(authority, proxy, scr
     attempts = {}
     for number in range(20):
         path = f"/both/{number}"
-        answer = await speak(authority, proxy.port, "HTTP/2", path)
+        answer = await speak(authority, proxy.port, "HTTP/1.1", path)
         assert answer.status == 404  # the other backend's own
         told = record(proxy, path)
         assert (told["backend"], told["ended"]) == (backends[0].url, "complete")
@@ -272,7 +261,7 @@ async def test_nothing_that_a_client_sends_breaks_a_line(authority, proxy, versi
 
 
 async def test_a_long_path_is_shortened_in_the_log(authority, proxy):
-    await speak(authority, proxy.port, "HTTP/2", "/web/headers?long=" + "x" * 9000)
+    await speak(authority, proxy.port, "HTTP/1.1", "/web/headers?long=" + "x" * 9000)
     proxy.wait_for(lambda: any(line["path"].startswith("/web/headers?long=") for line in records(proxy)), "logged it")
     (told,) = [line for line in records(proxy) if line["path"].startswith("/web/headers?long=")]
     assert len(told["path"]) < 3000
@@ -315,10 +304,11 @@ async def test_requests_are_counted_by_version_and_configured_host(authority, pr
     assert [after[key] - before.get(key, 0) for key in resolved] == [1, 2]
 
 
+@pytest.mark.speaks("HTTP/2", "HTTP/3")
 async def test_no_client_can_make_a_label(authority, proxy, guard):
     """Hosts, SNI, methods, paths, fields and malformed ones with a mark in it: it turns up nowhere, and no series is added by another."""
     mark = "zzmark"
-    await speak(authority, proxy.port, "HTTP/2", "/web/hello")
+    await speak(authority, proxy.port, "HTTP/1.1", "/web/hello")
 
     async def all_of_them(number: int) -> None:
         word = f"{mark}{number}"
@@ -338,6 +328,7 @@ async def test_no_client_can_make_a_label(authority, proxy, guard):
     assert {name for name in set(guard.metrics()) - before if "probe" not in name} == set()
 
 
+@pytest.mark.speaks("HTTP/2", "HTTP/3")
 async def test_gauges_come_back_to_zero(authority, proxy, guard):
     """Once everybody has left: no connection, stream or request in flight is left over from all that was done above."""
     for version in VERSIONS:

@@ -7,6 +7,7 @@ from harness import frames as f
 from harness.frames import block, frame, framed, literal, request, settings
 from harness.guard import Guard, rejected, sample
 
+pytestmark = pytest.mark.speaks("HTTP/2")
 VERSION = "HTTP/2"
 HELLO = b"Hello from a.example.com (HTTP/2)!\n"
 NEVER = request(b"/never")
@@ -19,6 +20,16 @@ def guard(authority, proxy, backends):
 
 def ended(error: str) -> str:
     return sample("qproxy_connection_errors_total", version=VERSION, error=error)
+
+
+@pytest.fixture
+def refused(differs):
+    """The sample that counts a refusal, or the two of which one does."""
+
+    def refused(reason: str) -> str | tuple[str, ...]:
+        return (rejected(VERSION, reason), rejected(VERSION, "protocol")) if differs("refusals") else rejected(VERSION, reason)
+
+    return refused
 
 
 def head(stream: int, fields: f.Fields, *, end: bool = True) -> bytes:
@@ -80,13 +91,13 @@ HEADS = {
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_a_malformed_head_costs_its_stream(authority, proxy, guard, name):
+def test_a_malformed_head_costs_its_stream(authority, proxy, guard, refused, name):
     """A neighbour that is in progress, and one that begins afterwards, are served on the same connection."""
     fields, reason = HEADS[name]
-    with guard.case(rejected(VERSION, reason)), framed(authority, proxy.port) as client:
+    with guard.case(refused(reason)), framed(authority, proxy.port) as client:
         client.request(1, request(b"/upload", method=b"POST"), end=False)
-        refused = client.ask(3, fields)
-        assert (refused.status, refused.reset) == (0, f.PROTOCOL_ERROR)
+        answer = client.ask(3, fields)
+        assert (answer.status, answer.reset) == (0, f.PROTOCOL_ERROR)
         client.send(frame(f.DATA, f.END_STREAM, 1, b"abc"))
         assert client.answer(1).status == 200
         served(client, 5)
@@ -102,8 +113,10 @@ ANSWERED = {
 
 
 @pytest.mark.parametrize("name", ANSWERED)
-def test_what_a_client_may_learn_from_gets_an_answer(authority, proxy, guard, name):
+def test_what_a_client_may_learn_from_gets_an_answer(authority, proxy, guard, differs, name):
     fields, status, reason = ANSWERED[name]
+    if name == "extended CONNECT" and differs(name):
+        status, reason = 0, "protocol"
     with guard.case(*([rejected(VERSION, reason)] if reason else [])), framed(authority, proxy.port) as client:
         whole = block(fields)
         pieces = [whole[at : at + 16000] for at in range(0, len(whole), 16000)]
@@ -112,7 +125,8 @@ def test_what_a_client_may_learn_from_gets_an_answer(authority, proxy, guard, na
         last = bytearray(parts[-1])
         last[4] |= f.END_HEADERS
         client.send(*parts[:-1], bytes(last))
-        assert client.answer(1).status == status
+        answer = client.answer(1)
+        assert (answer.status, answer.reset) == (status, None if status else f.PROTOCOL_ERROR)
         served(client, 3)
 
 
@@ -130,10 +144,10 @@ BODIES = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_a_malformed_rest_of_a_request_costs_its_stream(authority, proxy, guard, name):
+def test_a_malformed_rest_of_a_request_costs_its_stream(authority, proxy, guard, refused, name):
     """The head was accepted; /hello answers only a complete request, so that an answer would show."""
     rest, reason = BODIES[name]
-    with guard.case(rejected(VERSION, reason)), framed(authority, proxy.port) as client:
+    with guard.case(refused(reason)), framed(authority, proxy.port) as client:
         client.request(1, request(b"/hello", (b"content-length", b"3"), method=b"POST"), end=False)
         client.send(*rest)
         answer = client.answer(1)
@@ -152,30 +166,40 @@ STREAM_FAULTS = {
         [head(1, request(b"/slow?seconds=5")), frame(f.WINDOW_UPDATE, 0, 1, b"\x7f\xff\xff\xff")],
         f.FLOW_CONTROL_ERROR,
     ),
-    "a stream that depends on itself": ([head(1, request(b"/slow?seconds=5")), frame(f.PRIORITY, 0, 1, b"\0\0\0\1\x10")], f.PROTOCOL_ERROR),
+    "a stream that depends on itself": ([head(1, request(b"/slow?seconds=1")), frame(f.PRIORITY, 0, 1, b"\0\0\0\1\x10")], f.PROTOCOL_ERROR),
 }
 
 
 @pytest.mark.parametrize("name", STREAM_FAULTS)
-def test_a_fault_of_a_stream_costs_the_stream(authority, proxy, guard, name):
+def test_a_fault_of_a_stream_costs_the_stream(authority, proxy, guard, differs, name):
     sent, code = STREAM_FAULTS[name]
     with guard.case(), framed(authority, proxy.port) as client:
         client.send(*sent)
+        if name == "a stream that depends on itself" and differs("self-dependency"):
+            assert client.answer(1).status == 200
+            return
+        if name != "a stream that depends on itself" and differs("faults of streams"):
+            assert client.end() == code
+            return
         assert client.answer(1).reset == code
         served(client, 3)
+
+
+def reset_of(client: f.Framed, stream: int) -> int | None:
+    return client.answers[stream].reset if stream in client.answers else None
 
 
 def test_more_data_than_the_streams_window_costs_the_stream_or_the_connection(authority, proxy, guard, backends):
     """The backend takes nothing, so that no credit comes: what is beyond the window is a flow control error."""
     with guard.case(), framed(authority, proxy.port) as client:
-        client.request(1, request(b"/hold/window", method=b"POST"), end=False)
+        client.request(1, request(b"/hold/window-%d" % proxy.port, method=b"POST"), end=False)
         client.ping()
         client.send(*[frame(f.DATA, 0, 1, bytes(16384)) for _ in range(200)])
-        while client.read() is not None and client.answers[1].reset is None:
+        while client.read() is not None and f.FLOW_CONTROL_ERROR not in (reset_of(client, 1), client.goaway):
             pass
-        assert f.FLOW_CONTROL_ERROR in (client.answers[1].reset, client.goaway)
+        assert f.FLOW_CONTROL_ERROR in (reset_of(client, 1), client.goaway)
     for backend in backends:
-        backend.push("window", b"", end=True)
+        backend.push(f"window-{proxy.port}", b"", end=True)
 
 
 def test_streams_beyond_the_limit_are_refused_and_may_be_tried_again(authority, proxy, guard):
@@ -268,19 +292,18 @@ def test_a_fault_of_the_connection_ends_it_and_says_why(authority, proxy, guard,
         assert client.end() == code
 
 
-def test_headers_on_a_closed_stream_end_the_connection(authority, proxy, guard):
-    with guard.case(ended("stream_closed")), framed(authority, proxy.port) as client:
-        served(client, 1)
-        client.send(head(1, NEVER))
-        assert client.end() == f.STREAM_CLOSED
-
-
-def test_a_lower_stream_number_ends_the_connection(authority, proxy, guard):
-    """A stream that was passed over is closed (RFC 9113, section 5.1.1)."""
-    with guard.case(ended("stream_closed")), framed(authority, proxy.port) as client:
-        served(client, 5)
-        client.send(head(3, NEVER))
-        assert client.end() in (f.STREAM_CLOSED, f.PROTOCOL_ERROR)
+@pytest.mark.parametrize("streams", [(1, 1), (5, 3)], ids=["closed", "passed over"])
+def test_headers_on_a_closed_stream_end_the_connection_or_are_ignored(authority, proxy, guard, differs, streams):
+    """A stream that was passed over is closed (RFC 9113, section 5.1.1). A backend sees neither."""
+    first, then = streams
+    ignored = differs("closed streams")
+    with guard.case(*([] if ignored else [ended("stream_closed")])), framed(authority, proxy.port) as client:
+        served(client, first)
+        client.send(head(then, NEVER))
+        if ignored:
+            served(client, first + 2)
+        else:
+            assert client.end() in (f.STREAM_CLOSED, f.PROTOCOL_ERROR)
 
 
 PREFACES = {
@@ -333,13 +356,13 @@ def test_a_flood_ends_its_connection(authority, proxy, guard, name):
 
 
 @pytest.mark.parametrize("count", [300, 8000])
-def test_a_bomb_of_header_fields_is_refused_before_it_grows(authority, proxy, guard, count):
+def test_a_bomb_of_header_fields_is_refused_before_it_grows(authority, proxy, guard, differs, count):
     """One long field in the dynamic table, then references of one byte each: 431 where the tables can be kept in step, else the end."""
     before = proxy.rss()
     with guard.case(), framed(authority, proxy.port) as client:
         stuffed = b"\x40" + literal(b"x-bomb", b"a" * 4000)[1:]
         client.send(frame(f.HEADERS, f.END_HEADERS | f.END_STREAM, 1, block(NEVER) + stuffed + b"\xbe" * count))
-        if count == 300:
+        if count == 300 and not differs("bombs"):
             assert client.answer(1).status == 431
             served(client, 3)
         else:

@@ -8,6 +8,7 @@ from harness import raw3 as r
 from harness.guard import Guard, rejected, sample
 from harness.raw3 import frame, head, initial, raw3, said_to, section, varint
 
+pytestmark = pytest.mark.speaks("HTTP/3")
 VERSION = "HTTP/3"
 HELLO = b"Hello from a.example.com (HTTP/3)!\n"
 MESSAGE_ERROR, CANCELLED, INCOMPLETE = 0x10E, 0x10C, 0x10D
@@ -146,8 +147,10 @@ TRANSPORT_FAULTS = {
 
 
 @pytest.mark.parametrize("name", TRANSPORT_FAULTS)
-async def test_a_frame_that_breaks_the_transports_rules_ends_the_connection(authority, proxy, guard, name):
+async def test_a_frame_that_breaks_the_transports_rules_ends_the_connection(authority, proxy, guard, differs, name):
     kind, payload, code = TRANSPORT_FAULTS[name]
+    if name == "a frame that is cut off" and differs("frame errors"):
+        code = 0xA
     with guard.case():
         async with raw3(authority, proxy.port) as client:
             await served(client)
@@ -187,7 +190,6 @@ async def test_a_fault_on_the_control_stream_ends_the_connection(authority, prox
 
 STREAM_TYPES = {
     "the control stream is closed": (lambda client: client.send(client.control(), b"", end=True), "closed_critical_stream", 0x104),
-    "the control stream is reset": (lambda client: client.quic.reset_stream(client.control(), 0x10C), "closed_critical_stream", 0x104),
     "a second control stream": (lambda client: [client.control(), client.control()], "stream_creation_error", 0x103),
     "a second encoder stream": (lambda client: [client.unidirectional(b"\2") for _ in range(2)], "stream_creation_error", 0x103),
     "a push stream": (lambda client: client.unidirectional(b"\1\0"), "stream_creation_error", 0x103),
@@ -207,6 +209,18 @@ async def test_a_fault_with_unidirectional_streams_ends_the_connection(authority
             act(client)
             client.transmit()
             assert await client.end() == code
+
+
+async def test_a_control_stream_that_is_reset_ends_the_connection(authority, proxy, guard):
+    """Once it is known for one: a reset may overtake what was sent before it."""
+    with guard.case(ended("closed_critical_stream")):
+        async with raw3(authority, proxy.port, control=False) as client:
+            control = client.control()
+            client.transmit()
+            await client.ping()
+            client.quic.reset_stream(control, CANCELLED)
+            client.transmit()
+            assert await client.end() == 0x104
 
 
 REQUEST_FAULTS = {
@@ -424,7 +438,13 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("name", FLOODS)
-async def test_a_flood_ends_its_connection(authority, proxy, guard, name):
+async def test_a_flood_ends_its_connection(authority, proxy, guard, differs, name):
+    if name == "PING" and differs("floods"):
+        with guard.case():
+            async with raw3(authority, proxy.port) as client:
+                FLOODS[name](client)
+                await served(client)
+        return
     with guard.case(ended("excessive_load")):
         async with raw3(authority, proxy.port, control=False) as client:
             FLOODS[name](client)

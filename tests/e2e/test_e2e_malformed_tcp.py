@@ -10,7 +10,6 @@ import pytest
 from harness import clients
 from harness.guard import Guard, sample
 from harness.hello import ALPN, KEY_SHARE, SERVER_NAME, SUPPORTED_VERSIONS, client_hello, edited, record, records, server_name
-from harness.proxy import Proxy
 from harness.wire import Wire, plain_wire, wire
 
 TIMEOUT = 1.0  # seconds that the proxy of this module gives a handshake and a head
@@ -20,14 +19,9 @@ FATAL = {"handshake_failure": 40, "decode_error": 50, "protocol_version": 70, "u
 
 
 @pytest.fixture(scope="module")
-def proxy(tmp_path_factory, authority, backends):
+def proxy(make_proxy):
     timeouts = {"handshake": f"{TIMEOUT}s", "header": f"{TIMEOUT}s"}
-    running = Proxy(tmp_path_factory.mktemp("proxy"), authority, backends, server={"timeouts": timeouts})
-    try:
-        yield running.start()
-        running.assert_sound()
-    finally:
-        running.close()
+    return make_proxy(server={"timeouts": timeouts}).start()
 
 
 @pytest.fixture(scope="module")

@@ -77,6 +77,7 @@ async def test_a_thousand_connections_are_all_served(authority, proxy, version, 
     proxy.wait_for(lambda: proxy.metrics()[gauge] == 0, "forgot the connections that ended")
 
 
+@pytest.mark.speaks("HTTP/3")
 async def test_a_hundred_quic_connections_are_all_served(authority, proxy):
     host = f"a.example.com:{proxy.port}"
     gauge = 'qproxy_connections_open{version="HTTP/3"}'

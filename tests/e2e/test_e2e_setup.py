@@ -77,3 +77,25 @@ def test_programs_that_are_missing_are_named_to_those_who_are_not_root(machine, 
     assert done.stderr.splitlines() == [
         f"qproxy: please install what the tests run: sudo apt-get install --no-install-recommends {expected}"
     ]
+
+
+@pytest.mark.parametrize(
+    ("environment", "code"), [({}, 0), ({"CI": "true"}, 2), ({"ENGINES": "all"}, 2), ({"ENGINES": "portable"}, 0)], ids=str
+)
+def test_tests_without_rust_do_without_the_native_engine_and_ci_does_not(machine, tmp_path, environment, code):
+    for tool in ("make", "sed", "cut", "dirname", "sort", "head"):
+        (tmp_path / "bin" / tool).symlink_to(Path("/usr/bin") / tool)
+    for tool in ("cmake", "g++", "patch"):
+        machine(tool, "exit 0")
+    done = subprocess.run(
+        ["make", "-s", "-C", str(ROOT), "engines"],
+        env={"PATH": str(tmp_path / "bin"), "HOME": str(tmp_path), "LIBCLANG_PATH": "/"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr
+    if environment.get("ENGINES") != "portable":
+        assert done.stderr.startswith("qproxy: the native engine needs Rust ")
+    assert ("only the engines that are installed" in done.stdout) == (environment == {})

@@ -5,6 +5,7 @@ from aioquic.buffer import encode_uint_var
 from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
+from proxy.engine.events import ConnectionClosed
 from proxy.engine.seam import Datagram, EngineLimits
 from tests.sim.simulator import SERVER, Client, Link, World
 
@@ -25,9 +26,12 @@ class Attacker:
         self.client = self.world.connect(Client(http=False))
         assert self.world.run(lambda: self.client.ready)
         self.world.run(seconds=0.1)
-        self.state = next(iter(self.world.endpoint._by_handle.values()))
-        self.transport = self.state.transport
         self.sent = 0
+
+    @property
+    def transport(self):
+        """The connection within aioquic's engine."""
+        return next(iter(self.world.endpoint._by_handle.values())).transport
 
     def frames(self, payload: bytes, epoch: QuicPacketType = QuicPacketType.ONE_RTT) -> None:
         """One packet with *payload*."""
@@ -56,4 +60,4 @@ class Attacker:
 
     @property
     def closed(self) -> bool:
-        return self.state.closed
+        return bool(self.world.of(ConnectionClosed))

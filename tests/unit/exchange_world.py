@@ -131,9 +131,10 @@ class FakeAttempt:
 class FakeEndpoint:
     """Idle connections at hand while ``idle`` is above zero, else a connect that the test completes."""
 
-    def __init__(self, identity: str, idle: int) -> None:
+    def __init__(self, identity: str, idle: int, seconds: Histogram) -> None:
         self.identity = identity
         self.idle = idle
+        self.seconds = seconds
         self.made: list[FakeConnection] = []
         self.attempts: list[FakeAttempt] = []
 
@@ -166,12 +167,13 @@ class FakeEndpoint:
 
 
 class FakeUpstreams:
-    def __init__(self, idle: int) -> None:
+    def __init__(self, idle: int, meters: ProxyMetrics) -> None:
         self.idle = idle
+        self.meters = meters
         self.endpoints: dict[str, FakeEndpoint] = {}
 
     def of(self, pool: Pool, identity: str) -> FakeEndpoint:
-        return self.endpoints.setdefault(identity, FakeEndpoint(identity, self.idle))
+        return self.endpoints.setdefault(identity, FakeEndpoint(identity, self.idle, self.meters.upstream_seconds.cell(pool.name)))
 
 
 class World:
@@ -182,7 +184,7 @@ class World:
         self.records: list[AccessRecord] = []
         metrics = Metrics()
         self.meters = ProxyMetrics(metrics)
-        self.upstreams = FakeUpstreams(idle)
+        self.upstreams = FakeUpstreams(idle, self.meters)
         identities = [f"http://127.0.0.1:{9001 + i}" for i in range(backends)]
         self.balancer = BalancerPool(
             "web",

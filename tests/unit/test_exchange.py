@@ -84,7 +84,7 @@ def test_a_small_answer_goes_out_in_one_piece() -> None:
     world, client = World(), FakeClient()
     exchange = world.request(client)
     exchange.on_whole_response(ResponseHead(200, [(b"content-length", b"2")], end=False, content_length=2), b"hi")
-    assert client.said == [("head", 1, 200, [(b"content-length", b"2"), DATE, ALT_SVC], False), ("data", 1, b"hi", True)]
+    assert client.said == [("respond", 1, 200, [(b"content-length", b"2"), DATE, ALT_SVC], b"hi")]
     (record,) = world.records
     assert (record.status, record.ended, record.bytes_out, world.inflight, len(world.deadlines)) == (200, "complete", 2, 0, 0)
 

@@ -257,6 +257,18 @@ class Transport(SendingConnection):
         super()._handle_crypto_frame(context, frame_type, buf)
         if len(self._crypto_streams[context.epoch].receiver._ranges) > MIN_GAPS:  # noqa: SLF001
             raise _too_much_crypto(frame_type, "too many gaps in handshake data")
+        if self._handshake_complete and self._crypto_buffers:
+            self._forget_handshake()
+
+    def _forget_handshake(self) -> None:
+        """The client's Finished has come: what TLS wrote into and what was sent again until then is of no more use.
+
+        The library keeps three buffers of 16 KiB and the server's flight for as long as the connection lives, most of what an idle one
+        takes. Nothing is written into them any more: a client may say nothing more by CRYPTO, and tickets are not given.
+        """
+        self._crypto_buffers = {}
+        for epoch in (tls.Epoch.INITIAL, tls.Epoch.HANDSHAKE):
+            self._crypto_streams[epoch].sender._buffer.clear()  # noqa: SLF001
 
     def _handle_stream_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         stream_id = _peek(buf)

@@ -37,6 +37,9 @@ GOAWAY_LINGER = 0.25
 TIMER_GRAIN = 0.001
 """A deadline that is not in the future although its timer was handled is put off by so much: nothing can spin."""
 
+_ALGORITHMS = {"auto": "cubic", "cubic": "cubic", "reno": "reno"}
+"""``congestion_control`` to the library's name; it has no bbr."""
+
 
 class _Connection:
     __slots__ = ("cids", "closed", "complete_by", "handle", "http", "linger_until", "path", "ready", "timer", "transport")
@@ -83,7 +86,7 @@ class QuicEndpoint:
             is_client=False,
             alpn_protocols=ALPN,
             cipher_suites=CIPHERS,
-            congestion_control_algorithm=settings.congestion_control,
+            congestion_control_algorithm=_ALGORITHMS[settings.congestion_control],
             connection_id_length=packets.CID_BYTES,
             idle_timeout=settings.idle_timeout,
             max_data=limits.connection_window,

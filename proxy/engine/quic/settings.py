@@ -5,6 +5,8 @@ from dataclasses import dataclass
 MIN_DATAGRAM = 1200
 """Smallest datagram with a client's Initial, and what every path carries (RFC 9000, section 14)."""
 
+CONGESTION_CONTROLS = ("auto", "bbr", "cubic", "reno")
+
 
 @dataclass(frozen=True, slots=True)
 class QuicSettings:
@@ -19,17 +21,18 @@ class QuicSettings:
     connections: int = 100_000
     """Connections alive at any time, handshakes included; what comes beyond is refused."""
     max_datagram_size: int = MIN_DATAGRAM
-    """UDP payload sent. 1200 passes every path; more needs a network that is known, as the path's MTU is not probed."""
-    congestion_control: str = "cubic"
-    """``cubic`` (RFC 9438) or ``reno`` (RFC 9002)."""
+    """UDP payload sent. 1200 passes every path; more needs a network that is known, where the engine does not probe the path's MTU.
+    The native one does: up to this, or where this is 1200 as far as the link goes."""
+    congestion_control: str = "auto"
+    """``bbr`` (draft-ietf-ccwg-bbr), ``cubic`` (RFC 9438), ``reno`` (RFC 9002), or ``auto``: the engine's best. No engine need have all."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for what can't be."""
         if not MIN_DATAGRAM <= self.max_datagram_size <= 65527:
             msg = f"max_datagram_size must be {MIN_DATAGRAM} to 65527, not {self.max_datagram_size}"
             raise ValueError(msg)
-        if self.congestion_control not in {"cubic", "reno"}:
-            msg = f"congestion_control must be cubic or reno, not {self.congestion_control}"
+        if self.congestion_control not in CONGESTION_CONTROLS:
+            msg = f"congestion_control must be one of {', '.join(CONGESTION_CONTROLS)}, not {self.congestion_control}"
             raise ValueError(msg)
         if min(self.idle_timeout, self.handshake_timeout, self.handshakes, self.connections) <= 0:
             msg = "idle_timeout, handshake_timeout, handshakes and connections must be more than 0"

@@ -4,7 +4,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from harness.authority import Authority
 from harness.clients import CURL_VERSIONS, SPOKEN
 from harness.content import MIB, content
 from harness.proxy import Proxy
+from harness.spoken import note
 
 PERIOD = 0.02  # seconds between two samples
 
@@ -36,10 +37,14 @@ class Moved:
 
 
 class Curled:
-    """One libcurl handle that speaks exactly *version*; its connection is kept from one transfer to the next."""
+    """One libcurl handle that speaks exactly *version*; its connection is kept from one transfer to the next.
 
-    def __init__(self, authority: Authority, proxy: Proxy, version: str) -> None:
-        self._proxy, self._version = proxy, version
+    *port*: where it connects to, if not to the proxy itself.
+    """
+
+    def __init__(self, authority: Authority, proxy: Proxy, version: str, *, port: int | None = None) -> None:
+        note(version)
+        self._version, self._port = version, port or proxy.port
         self._curl: Curl[Any] = Curl(cacert=str(authority.file))
 
     def close(self) -> None:
@@ -49,10 +54,10 @@ class Curled:
         curl = self._curl
         curl.reset()
         for option, value in {
-            CurlOpt.URL: self._proxy.url(path).encode(),
+            CurlOpt.URL: f"https://a.example.com:{self._port}{path}".encode(),
             CurlOpt.PROXY: b"",
             CurlOpt.HTTP_VERSION: int(CURL_VERSIONS[self._version]),
-            CurlOpt.RESOLVE: [f"*:{self._proxy.port}:127.0.0.1"],
+            CurlOpt.RESOLVE: [f"*:{self._port}:127.0.0.1"],
             CurlOpt.TIMEOUT: int(limit),
             CurlOpt.NOSIGNAL: 1,
             CurlOpt.BUFFERSIZE: 512 * 1024,
@@ -67,13 +72,17 @@ class Curled:
         assert spoken == self._version
         return curl.getinfo(CurlInfo.RESPONSE_CODE), time.monotonic() - began
 
-    def download(self, path: str, limit: float = 110) -> Moved:
+    def download(self, path: str, limit: float = 110, *, at: Mapping[int, Callable[[], None]] | None = None) -> Moved:
+        """GET; *at* says what to do once so many bytes have come."""
         found, size = hashlib.sha256(), 0
+        waiting = dict(at or {})
 
         def sink(data: bytes) -> int:
             nonlocal size
             found.update(data)
             size += len(data)
+            for due in [due for due in waiting if size >= due]:
+                waiting.pop(due)()
             return len(data)
 
         status, seconds = self._perform(path, limit, sink, {})

@@ -12,9 +12,11 @@ from typing import Any
 import curl_cffi
 import httpcore
 import httpx
+import niquests
 from curl_cffi import CurlHttpVersion, CurlOpt
 
 from harness.authority import Authority
+from harness.spoken import note
 
 VERSIONS = ("HTTP/1.1", "HTTP/2", "HTTP/3")
 
@@ -42,6 +44,7 @@ def trusting(authority: Authority, *, client: tuple[Path, Path] | None = None) -
 
 def httpx_client(authority: Authority, version: str = "HTTP/1.1", *, client: tuple[Path, Path] | None = None, **more: Any) -> httpx.Client:
     """An httpx client that speaks exactly *version* (HTTP/1.1 or HTTP/2)."""
+    note(version)
     transport = httpx.HTTPTransport(verify=trusting(authority, client=client), **_only(version), limits=httpx.Limits(), trust_env=False)
     transport._pool._network_backend = _Loopback()
     return httpx.Client(transport=transport, trust_env=False, timeout=more.pop("timeout", 30), **more)
@@ -49,6 +52,7 @@ def httpx_client(authority: Authority, version: str = "HTTP/1.1", *, client: tup
 
 def async_httpx_client(authority: Authority, version: str = "HTTP/2", **more: Any) -> httpx.AsyncClient:
     """The same, for asyncio; its pool is not bounded."""
+    note(version)
     unbounded = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     transport = httpx.AsyncHTTPTransport(verify=trusting(authority), **_only(version), limits=unbounded, trust_env=False)
     transport._pool._network_backend = _AsyncLoopback()
@@ -64,6 +68,7 @@ def _only(version: str) -> dict[str, bool]:
 
 def curl_session(authority: Authority, port: int, version: str = "HTTP/3", **more: Any) -> "curl_cffi.Session[Any]":
     """A session that speaks exactly *version*; responses tell theirs in ``response.http_version`` (see SPOKEN)."""
+    note(version)
     return curl_cffi.Session(
         verify=str(authority.file),
         http_version=CURL_VERSIONS[version],
@@ -76,6 +81,25 @@ def curl_session(authority: Authority, port: int, version: str = "HTTP/3", **mor
 
 CURL_VERSIONS = {"HTTP/1.1": CurlHttpVersion.V1_1, "HTTP/2": CurlHttpVersion.V2_0, "HTTP/3": CurlHttpVersion.V3ONLY}
 SPOKEN = {CurlHttpVersion.V1_1: "HTTP/1.1", CurlHttpVersion.V2_0: "HTTP/2", CurlHttpVersion.V3: "HTTP/3", 30: "HTTP/3"}
+
+
+# niquests: urllib3.future with qh3
+
+
+def niquests_session(authority: Authority, port: int, **more: Any) -> "niquests.Session":
+    """A session that speaks HTTP/3 to a.example.com at *port* from the first request on; responses tell theirs (``http_version`` 30)."""
+    note("HTTP/3")
+    session = niquests.Session(
+        resolver=["in-memory://default/?hosts=a.example.com:127.0.0.1"],
+        quic_cache_layer=niquests.structures.QuicSharedCache(16),
+        disable_http1=True,
+        disable_http2=True,
+        **more,
+    )
+    session.quic_cache_layer.add_domain("a.example.com", port)
+    session.verify = str(authority.file)
+    session.trust_env = False
+    return session
 
 
 # The curl of the system
@@ -106,6 +130,7 @@ def curl(authority: Authority, url: str, *options: str, data: bytes | None = Non
         head, _, rest = rest.partition(b"\r\n\r\n")
     fields = (line.partition(": ") for line in head.decode("latin-1").split("\r\n")[1:])
     spoken = "HTTP/" + {"1": "1.0"}.get(version, version)
+    note(spoken)
     return Curled(run.returncode, int(status or 0), spoken, {name.lower(): value for name, _, value in fields}, rest, errors)
 
 
@@ -174,6 +199,7 @@ def h2load(
     options: Iterable[str] = (),
 ) -> Loading:
     """Start h2load: for *requests* in all, or for *seconds* when that is not 0."""
+    note(version)
     amount = ["-D", str(seconds)] if seconds else ["-n", str(requests)]
     command = ["h2load", *amount, "-c", str(connections), "-m", str(streams if version == "HTTP/2" else 1), "-t", "1"]
     command += ["--h1"] if version == "HTTP/1.1" else []
@@ -189,4 +215,5 @@ def tls_socket(authority: Authority, port: int, *, sni: str = "a.example.com", a
     context = trusting(authority)
     if alpn:
         context.set_alpn_protocols(list(alpn))
+        note("HTTP/2" if "h2" in alpn else "HTTP/1.1")
     return context.wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=30), server_hostname=sni)

@@ -58,12 +58,13 @@ class Guard:
         self.proxy.wait_for(condition, what, limit)
 
     @contextmanager
-    def case(self, *counted: str) -> Iterator[None]:
-        """A hostile case; each sample in *counted* must have grown by its end, and everything else must be sound."""
+    def case(self, *counted: str | tuple[str, ...]) -> Iterator[None]:
+        """A hostile case; each sample in *counted*, or one of each tuple, must have grown by its end, and all else must be sound."""
         before = self.metrics()
         yield
         end = time.monotonic() + LIMIT
-        while missing := [name for name in counted if (now := self.metrics()).get(name, 0) <= before.get(name, 0)]:
+        groups = [(name,) if isinstance(name, str) else name for name in counted]
+        while missing := [group for group in groups if all((now := self.metrics()).get(name, 0) <= before.get(name, 0) for name in group)]:
             grown = {
                 name: value for name, value in now.items() if value != before.get(name) and "_bucket" not in name and "probe" not in name
             }

@@ -25,6 +25,7 @@ from harness.authority import Authority
 from harness.clients import trusting
 from harness.content import MIB
 from harness.http3 import Answer
+from harness.spoken import note
 
 STREAM_WINDOW = 256 * 1024
 CONNECTION_WINDOW = 16 * MIB
@@ -215,6 +216,7 @@ async def http2(authority: Authority, port: int, *, sni: str = "a.example.com", 
 
 async def http2_connect(context: ssl.SSLContext, port: int, *, sni: str = "a.example.com", **settings: Any) -> Http2:
     """The same for many: *context* is shared, and the caller closes ``transport``."""
+    note("HTTP/2")
     context.set_alpn_protocols(["h2"])
     loop = asyncio.get_running_loop()
     _, client = await loop.create_connection(lambda: Http2(**settings), "127.0.0.1", port, ssl=context, server_hostname=sni)

@@ -14,6 +14,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamReset
 
 from harness.authority import Authority
+from harness.spoken import note
 
 H3_REQUEST_CANCELLED = 0x10C
 QUEUE = 1024 * 1024  # bytes of upload handed to aioquic ahead of the network
@@ -200,6 +201,7 @@ async def http3(
     authority: Authority, port: int, *, sni: str = "a.example.com", protocol: type[Http3] = Http3, **settings: Any
 ) -> AsyncIterator[Http3]:
     """Connect to 127.0.0.1:*port*; *settings* are aioquic's QuicConfiguration's."""
+    note("HTTP/3")
     configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, server_name=sni, **settings)
     configuration.load_verify_locations(cafile=str(authority.file))
     async with connect("127.0.0.1", port, configuration=configuration, create_protocol=protocol) as client:

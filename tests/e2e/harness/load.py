@@ -26,6 +26,7 @@ from h2.connection import ConnectionInputs, ConnectionState
 from harness.authority import Authority
 from harness.clients import VERSIONS, trusting
 from harness.http3 import Http3
+from harness.spoken import note
 
 LIMIT = 30.0  # seconds for one request
 
@@ -67,6 +68,8 @@ class Load:
     ) -> None:
         self.results: list[Result] = []
         self._authority, self._port, self._path, self._host = authority, port, path, host
+        for version in versions:
+            note(version)
         self._versions, self._clients, self._streams, self._reconnect = tuple(versions), clients, streams, reconnect
         self._numbers = itertools.count(1)
         self.stopping = False

@@ -18,6 +18,7 @@ from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
 from harness.authority import Authority
+from harness.spoken import note
 
 LIMIT = 10.0  # seconds that anything waits
 DATA, HEADERS, CANCEL_PUSH, SETTINGS, PUSH_PROMISE, GOAWAY, MAX_PUSH_ID = 0x0, 0x1, 0x3, 0x4, 0x5, 0x7, 0xD
@@ -201,6 +202,7 @@ async def raw3(
     authority: Authority, port: int, *, control: bool = True, sni: str = "a.example.com", alpn: Sequence[str] = H3_ALPN
 ) -> AsyncIterator[Raw3]:
     """A connection to the proxy, with a control stream unless *control* is false."""
+    note("HTTP/3")
     configuration = QuicConfiguration(is_client=True, alpn_protocols=list(alpn), server_name=sni)
     configuration.load_verify_locations(cafile=str(authority.file))
     address = ("127.0.0.1", port)

@@ -61,6 +61,7 @@ async def speak(
             client.send(frames.frame(frames.WINDOW_UPDATE, 0, 0, WINDOW.to_bytes(4, "big")))
             client.request(1, [*first, *fields], end=open_end)
             if body:
+                client.ping()  # from here on we know the windows
                 client.send(*[frames.frame(frames.DATA, 0, 1, body[at : at + 16384]) for at in range(0, len(body), 16384)])
             if more:
                 client.send(frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 1, frames.block(more)))

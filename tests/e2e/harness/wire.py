@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from harness import clients
 from harness.authority import Authority
+from harness.spoken import note
 
 LIMIT = 20.0  # seconds that any read waits
 
@@ -115,6 +116,7 @@ def wire(authority: Authority, port: int, *, sni: str = "a.example.com", alpn: s
     context = clients.trusting(authority)
     if alpn is not None:
         context.set_alpn_protocols([alpn])
+        note("HTTP/2" if alpn == "h2" else "HTTP/1.1")
     with (
         socket.create_connection(("127.0.0.1", port), timeout=LIMIT) as raw,
         context.wrap_socket(raw, server_hostname=sni, suppress_ragged_eofs=True) as secured,

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from balancer.ring import MAX_POINTS, POINTS, Ring, shared_ring
+from balancer.ring import AT_FIRST_USE, MAX_POINTS, POINTS, Ring, shared_ring
 
 SECRET = b"secret"
 
@@ -83,3 +83,17 @@ def test_a_ring_that_somebody_holds_is_given_again_and_forgotten_after():
     del ring
     gc.collect()
     assert shared_ring(nodes, SECRET).owners is not marker[1]
+
+
+def test_a_small_ring_is_placed_when_it_is_first_asked_and_a_large_one_at_once(monkeypatch):
+    placed = []
+    monkeypatch.setattr(Ring, "_place", lambda ring, place=Ring._place: placed.append(ring.size) or place(ring))
+    small = Ring((("a", 1), ("b", 1)), SECRET)
+    assert placed == []
+    positions = [small.position(b"key %d" % number) for number in range(10)]
+    assert {small.owners[position] for position in positions} == {0, 1}
+    assert placed == [2]
+    Ring(tuple((f"n{number}", 1) for number in range(AT_FIRST_USE // POINTS + 1)), SECRET)
+    assert placed == [2, 26]
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = small.nothing

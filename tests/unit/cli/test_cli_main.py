@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from proxy import __version__
 from proxy.cli import COMMANDS, main
+from proxy.engine.choice import ENGINES
 
 ROOT = Path(__file__).parents[3]
 
@@ -18,7 +19,10 @@ def invoke(*arguments: str):
 
 
 def test_version_and_overview():
-    assert invoke("--version").output.strip().endswith(__version__)
+    version = invoke("--version").output.splitlines()
+    assert version[0].startswith(f"qproxy {__version__} (")
+    assert [line.partition(" ")[0] for line in version if not line.startswith(" ")] == ["qproxy", "HTTP/2:", "HTTP/3:"]
+    assert len(version) == 1 + len(ENGINES)
     overview = invoke("--help")
     assert overview.exit_code == 0
     for name, text in COMMANDS.items():

@@ -16,18 +16,20 @@ def run(*arguments):
 def test_a_right_configuration_is_summed_up(folder):
     folder.write(
         SITE.replace("[a.example.com]", '[a.example.com, "*.a.example.com"]')
-        + "server: {listeners: [{address: '[::]:8443', public_port: 443, proxy_protocol: {from: [10.0.0.0/8]}}]}\n"
+        + "server: {listeners: [{address: '[::]:8443', public_port: 443, proxy_protocol: {from: [10.0.0.0/8]}}],"
+        + " engines: {h2: h2, quic: aioquic}}\n"
     )
     code, out, err = run("check", "-c", folder.root)
     lines = out.splitlines()
     assert (code, err) == (0, "")
-    assert lines[:3] == [
+    assert lines[:4] == [
         "listener [::]:8443: http/1.1 h2 h3, seen as port 443, PROXY protocol from trusted peers",
         "admin: 127.0.0.1:9090",
+        "engines: h2 for HTTP/2, aioquic for HTTP/3",
         f"state: {folder.root.parent}/.state",
     ]
-    assert lines[3].startswith("site a.example.com, *.a.example.com: 1 route, certificate self-signed until ")
-    assert lines[4:] == [
+    assert lines[4].startswith("site a.example.com, *.a.example.com: 1 route, certificate self-signed until ")
+    assert lines[5:] == [
         "pool a.example.com/web: 1 endpoint, consistent_hash by connection, no probes",
         f"{folder.root}: right, 0 warnings",
     ]

@@ -355,11 +355,13 @@ def test_a_reload_keeps_backends_profiles_and_contexts(snapshot):
 def test_what_is_outside_of_the_snapshot_needs_a_restart(folder):
     folder.write(SITE)
     old = folder.load()
-    folder.write(SITE + "server: {state: here, log: {level: debug, access: off}}\n")
+    folder.write(SITE + "server: {state: here, log: {level: debug, access: off}, engines: {h2: h2}, quic: {congestion_control: reno}}\n")
     assert outside(old, folder.load()) == [
         "state folder changed: takes effect with a restart only",
         "log.level: info -> debug: takes effect with a restart only",
         "log.access: True -> False: takes effect with a restart only",
+        "engines.h2: auto -> h2: takes effect with a restart only",
+        "quic.congestion_control: auto -> reno: takes effect with a restart only",
     ]
     assert outside(old, old) == []
 

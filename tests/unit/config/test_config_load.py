@@ -1,5 +1,6 @@
 """From files to one configuration: which files, defaults, what warns, where the state is."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from config_folder import NOW, SITE
 
 from proxy.config.load import ConfigError, load
+from proxy.config.source import read_document
 
 
 def failure(path, environ=None):
@@ -168,3 +170,21 @@ def test_a_folder_without_permission(tmp_path):
         assert failure(tmp_path) == f"{inner}: can't be read: Permission denied"
     finally:
         inner.chmod(0o700)
+
+
+def test_health_checks_without_a_word_more_are_on_with_their_defaults(folder):
+    folder.write(SITE.replace('9001"]', '9001"], health: '))
+    health = folder.load().sites[0].pools["web"].health
+    assert health is not None
+    assert (health.path, health.interval) == ("/health", 2.0)
+
+
+def test_the_collector_rests_while_a_configuration_is_read(folder, monkeypatch):
+    folder.write(SITE)
+    seen = []
+    monkeypatch.setattr("proxy.config.load.read_document", lambda *given, read=read_document: seen.append(gc.isenabled()) or read(*given))
+    folder.load()
+    folder.write("site: [", "broken.yaml")
+    with pytest.raises(ConfigError):
+        folder.load()
+    assert (seen, gc.isenabled()) == ([False, False, False], True)

@@ -8,6 +8,7 @@ from config_folder import NOW, make_certificate
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
 
+from proxy.config import gather
 from proxy.config.kept import RENEW_BEFORE, kept_self_signed
 from proxy.config.material import (
     MaterialError,
@@ -246,3 +247,19 @@ def test_a_state_folder_that_can_not_be_written_costs_a_warning_only(tmp_path):
     made, reason = kept_self_signed(tmp_path / "state", ("a.example.com",), NOW.timestamp(), keep=True)
     assert made.names == ("a.example.com",)
     assert reason.endswith("the self-signed certificate can't be kept, and a restart will make another one")
+
+
+def test_a_pair_that_many_sites_name_is_read_once_and_told_of_at_each(folder, make_pair, monkeypatch):
+    certificate, _ = make_pair("own", ["a.example.com", "b.example.com"], begin=NOW - dt.timedelta(days=100), days=90)
+    read = []
+    monkeypatch.setattr(gather, "load_certificate", lambda *files, load=gather.load_certificate: read.append(files) or load(*files))
+    for host in "ab":
+        text = f"hosts: [{host}.example.com]\n  tls: {{certificate: own.pem, key: own.key}}\n  routes: [{{respond: {{}}}}]\n"
+        folder.write(f"site:\n  {text}", f"{host}.yaml")
+    warnings = [folder.short(str(warning)) for warning in folder.load().warnings]
+    assert [warning.partition(" expired on ")[0] for warning in warnings] == [
+        "a.yaml:3:22: own.pem, own.key:",
+        "b.yaml:3:22: own.pem, own.key:",
+    ]
+    assert len(read) == 1
+    assert certificate == read[0][0]

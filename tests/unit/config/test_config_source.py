@@ -3,6 +3,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -93,11 +94,11 @@ def test_laughs_by_the_billion_are_stopped_before_they_are_built(read):
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
     _, problems = read("\n".join(lines))
     assert len(problems) == 1
-    assert problems[0].endswith("too many values, aliases counted in full; expected 100000 at most in one file")
+    assert problems[0].endswith("too many values, aliases counted in full; expected 1000000 at most in one file")
 
 
 def test_long_texts_do_not_multiply_either(read):
-    _, problems = read("a: &a " + "x" * 100_000 + "\nb: [" + ", ".join(["*a"] * 50) + "]")
+    _, problems = read("a: &a " + "x" * 1_000_000 + "\nb: [" + ", ".join(["*a"] * 40) + "]")
     assert len(problems) == 1
     assert "too many values" in problems[0]
 
@@ -161,3 +162,23 @@ def test_a_file_without_permission(tmp_path):
     file.write_text("a: 1")
     file.chmod(0)
     assert [str(problem) for problem in read_document(file, "x.yaml", {})[1]] == ["x.yaml: can't be read: Permission denied"]
+
+
+def test_places_are_found_when_a_message_asks_and_not_before(tmp_path, monkeypatch):
+    file = tmp_path / "x.yaml"
+    file.write_text("a: &a {b: 1}\nc:\n  <<: *a\n  d:\n  - 1\n  - ${X}\n")
+    placed = []
+    monkeypatch.setattr(source, "_place", lambda event, place=source._place: placed.append(event) or place(event))
+    document, problems = read_document(file, "x.yaml", {"X": "2"})
+    assert (document.data, problems, placed) == ({"a": {"b": "1"}, "c": {"b": "1", "d": ["1", "2"]}}, [], [])
+    assert str(document.problem(("c", "d", 1), "here")) == "x.yaml:6:5: here"
+    assert str(document.problem(("c", "b"), "merged")) == "x.yaml:1:11: merged"
+    assert document.find(("c", "d", 1)).origin == "${X}"
+    assert placed
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux has files without a size")  # noqa: PTH110
+def test_a_file_without_a_size_is_read_whole():
+    data, reason = source.read_bytes(Path("/proc/self/status"))
+    assert reason == ""
+    assert b"Threads:" in data

@@ -53,6 +53,15 @@ def test_histograms_are_cumulative():
     assert types(page)["qproxy_upstream_seconds"] == "histogram"
 
 
+def test_a_histogram_has_the_bounds_of_its_unit():
+    metrics = Metrics()
+    ProxyMetrics(metrics).quic_congestion_window.cell().observe(20_000)
+    found = samples(Exposition(metrics).render()[1])
+    bounds = ("16384.0", "32768.0", "16777216.0")
+    assert [found["qproxy_quic_congestion_window_bytes_bucket", (("le", bound),)] for bound in bounds] == [0, 1, 1]
+    assert found["qproxy_quic_congestion_window_bytes_sum", ()] == 20_000
+
+
 def test_every_declared_family_can_be_read_in_both_formats():
     metrics = Metrics()
     ProxyMetrics(metrics)

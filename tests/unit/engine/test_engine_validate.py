@@ -95,6 +95,12 @@ def test_plain_request_whole():
     )
 
 
+@pytest.mark.parametrize("value", [b"close", b"Close", b"keep-alive", b"Keep-Alive"])
+def test_a_connection_field_that_names_no_other_ends_here(value):
+    assert (plain((b"Connection", value)).headers, response([(b"Connection", value)]).headers) == ([], [])
+    assert plain((b"Connection", value)).connection == response([(b"Connection", value)]).connection == value.lower()
+
+
 def test_chunked_is_told_and_taken_out():
     parts = plain((b"Transfer-Encoding", b" Chunked "), method=b"POST")
     assert (parts.chunked, parts.content_length, parts.headers) == (True, None, [])
@@ -545,7 +551,7 @@ def test_response_whole():
         (b"Connection", b"Close"),
         (b"Host", b"a"),
     ]
-    expected = [(b"content-type", b"text/plain"), (b"content-length", b"5"), (b"connection", b"Close")]
+    expected = [(b"content-type", b"text/plain"), (b"content-length", b"5")]
     parts = response(fields)
     assert parts.content_length == 5
     assert (parts.headers, parts.transfer_encoding, parts.connection) == (expected, b"x", b"close")

@@ -51,8 +51,9 @@ OVERRIDDEN_OR_REPLACED = {
 """Functions of aioquic 1.7.2 that are overridden, replaced, or whose private state is read, by the digest of their source."""
 
 ATTRIBUTES = {
-    "connection": """_close_at _close_event _configuration _control_absent _crypto_streams _cryptos _events _handshake_complete
-        _handshake_done_pending _host_cid_seq _host_cids _local_initial_source_connection_id _local_max_data _local_max_streams_bidi
+    "connection": """_close_at _close_event _configuration _control_absent _crypto_buffers _crypto_streams _cryptos _events
+        _handshake_complete _handshake_done_pending _host_cid_seq _host_cids _local_initial_source_connection_id
+        _local_max_data _local_max_streams_bidi
         _local_max_streams_uni _logger _loss _max_datagram_size _network_paths _packet_number _ping_pending _probe_pending
         _remote_active_connection_id_limit _remote_max_data _remote_max_data_used _retire_connection_ids _spaces _state _streams
         _streams_queue host_cid""",

@@ -16,6 +16,7 @@ import h2.connection
 import h2.events
 import httpx
 
+from proxy.engine.h2 import H2Connection
 from proxy.engine.seam import EngineLimits
 from proxy.listen.limits import AcceptLimits
 from proxy.listen.tcp import TcpListener, bind_tcp
@@ -137,7 +138,7 @@ class Edge:
         contexts.build(services.snapshot)
         self.metrics = Metrics()
         self.limits = AcceptLimits(services.snapshot.limits, services.snapshot.trusted_proxies, self.metrics)
-        self.listener = TcpListener(listener, services, contexts, self.limits)
+        self.listener = TcpListener(listener, services, contexts, H2Connection, self.limits)
         self.client_context = ssl.create_default_context(cadata=authority.pem.decode())
         self.meters = world.meters
         self.port = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.listen import tls_session
+from proxy.listen import tls, tls_session
 from proxy.listen.peek import ClientHello, Peek
 from proxy.listen.tls import (
     FAILURES,
@@ -519,6 +519,23 @@ def test_contexts_are_made_at_publication_and_kept_over_a_reload(authority, site
     contexts.build(after)
     assert contexts.get(after.sni.exact["a.example.com"], BOTH) is kept
     assert contexts.get(after.sni.default, BOTH) is not contexts.get(before.sni.default, BOTH)
+
+
+def test_of_many_contexts_the_first_are_made_ahead_and_the_rest_by_their_first_handshake(authority, site, monkeypatch):
+    monkeypatch.setattr(tls, "MADE_AHEAD", 2)
+    made = []
+    monkeypatch.setattr(tls, "_make", lambda profile, over, make=tls._make: made.append(profile.domain) or make(profile, over))
+    contexts = TlsContexts()
+    names = ["a.example.com", "b.example.com", "c.example.com"]
+    snapshot = FakeSnapshot({name: profile(site, domain=name) for name in names}, profile(site, domain="default"), BOTH)
+    contexts.build(snapshot)
+    assert made == ["default", "a.example.com"]
+    late = contexts.get(snapshot.sni.exact["c.example.com"], BOTH)
+    shake(Client(trusting(authority.pem)), TlsSession(late))
+    assert made == ["default", "a.example.com", "c.example.com"]
+    contexts.build(snapshot)
+    assert contexts.get(snapshot.sni.exact["c.example.com"], BOTH) is late
+    assert made == ["default", "a.example.com", "c.example.com"]
 
 
 def test_what_a_snapshot_no_longer_has_is_forgotten(authority, site):

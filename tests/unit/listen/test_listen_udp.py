@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -17,12 +18,14 @@ from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamReset
 
+from proxy.engine.events import Event
 from proxy.engine.quic.endpoint import QuicEndpoint
 from proxy.engine.quic.settings import QuicSettings
-from proxy.engine.seam import EngineLimits
+from proxy.engine.seam import EngineLimits, Handle, Transmit
 from proxy.listen.udp import UdpListener
-from proxy.listen.udp_socket import bind_udp
+from proxy.listen.udp_socket import UdpSocket, bind_udp
 from proxy.snapshot import Limits
+from tests.sim import engines
 from tests.unit.listen.conftest import Authority
 from tests.unit.listen.edge import BIG, HOST, Edge, edge
 from tests.unit.upstream.rig import until
@@ -68,7 +71,7 @@ class Client(QuicConnectionProtocol):
 class QuicEdge:
     """Adds a UDP listener to an edge, on the real clock, since QUIC has its own timers."""
 
-    def __init__(self, made: Edge, host: str) -> None:
+    def __init__(self, made: Edge, host: str, engine: type[QuicEndpoint] = QuicEndpoint) -> None:
         self.made = made
         services = made.world.services
         services.clock = asyncio.get_running_loop().time
@@ -77,7 +80,7 @@ class QuicEdge:
 
         def endpoint(admit: Any) -> QuicEndpoint:
             limits = services.snapshot.limits.engine
-            return QuicEndpoint(services.snapshot.sni.select, limits, QuicSettings(), b"s" * 32, admit=admit)
+            return engine(services.snapshot.sni.select, limits, QuicSettings(), b"s" * 32, admit=admit)
 
         self.udp = UdpListener(made.listener.listener, services, endpoint, made.limits, sock)
         self.udp.start()
@@ -97,9 +100,11 @@ class QuicEdge:
 
 
 @contextlib.asynccontextmanager
-async def quic(authority: Authority, host: str = "127.0.0.1", **options: Any) -> AsyncIterator[tuple[Edge, QuicEdge]]:
+async def quic(
+    authority: Authority, host: str = "127.0.0.1", engine: type[QuicEndpoint] = QuicEndpoint, **options: Any
+) -> AsyncIterator[tuple[Edge, QuicEdge]]:
     async with edge(authority, **options) as made:
-        both = QuicEdge(made, host)
+        both = QuicEdge(made, host, engine)
         try:
             yield made, both
         finally:
@@ -107,9 +112,10 @@ async def quic(authority: Authority, host: str = "127.0.0.1", **options: Any) ->
             both.stop()
 
 
+@pytest.mark.parametrize("engine", engines.parameters())
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::"])
-async def test_hello_a_download_and_an_upload(authority: Authority, host: str) -> None:
-    async with quic(authority, host) as (made, both), both.client(authority) as client:
+async def test_hello_a_download_and_an_upload(authority: Authority, host: str, engine: engines.Engine) -> None:
+    async with quic(authority, host, engine.load()) as (made, both), both.client(authority) as client:
         assert await client.get("/") == (200, 5)
         assert await client.get("/echo", method="POST", body=bytes(1_000_000)) == (200, 1_000_000)
         assert await client.get("/big") == (200, BIG)
@@ -119,6 +125,21 @@ async def test_hello_a_download_and_an_upload(authority: Authority, host: str) -
         assert made.count("sni_resolutions", HOST) == 1
         assert made.world.records[0].client_address == "127.0.0.1"
         assert made.limits.connections == 1
+        assert made.count("datagrams", "in") > 20
+        assert made.count("datagrams", "out") > 20
+
+
+@pytest.mark.parametrize("engine", engines.parameters())
+async def test_what_a_connection_saw_of_the_network_is_counted_at_its_end(authority: Authority, engine: engines.Engine) -> None:
+    async with quic(authority, engine=engine.load()) as (made, both):
+        async with both.client(authority) as client:
+            assert await client.get("/big") == (200, BIG)
+        await until(lambda: not both.udp.clients)
+        meters = made.world.meters
+        ended = int(engine.tells_stats)
+        assert sum(meters.quic_round_trip.cell().counts) == sum(meters.quic_congestion_window.cell().counts) == ended
+        assert made.count("quic_packets_sent") >= ended * BIG / 65536
+        assert 0 <= meters.quic_round_trip.cell().sum < 5
 
 
 async def test_a_client_that_cuts_its_download_cuts_the_backends_work_and_not_its_neighbours(authority: Authority) -> None:
@@ -218,6 +239,47 @@ async def test_a_full_socket_waits_and_loses_nothing(authority: Authority) -> No
         narrow = both.udp._socket._sock = Narrow(both.udp._socket._sock)  # type: ignore[assignment]
         assert await client.get("/big") == (200, BIG)
         assert narrow.refused > 0
+
+
+class OwnIo(QuicEndpoint):
+    """An engine that uses the descriptor itself, as ``FastEndpoint`` asks for; it finds the socket full now and then."""
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        super().__init__(*values, **named)
+        self.datagrams_in = self.datagrams_out = self.full = 0
+        self._left: list[Transmit] = []
+
+    @contextlib.contextmanager
+    def _socket(self, fd: int) -> Iterator[UdpSocket]:
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            yield UdpSocket(sock, sock.getsockname()[:2])
+
+    def receive_fd(self, fd: int, now: float) -> list[tuple[Handle, Event]]:
+        with self._socket(fd) as sock:
+            batch = sock.receive(16)
+        self.datagrams_in += len(batch)
+        return self.receive(batch, now)
+
+    def transmit_fd(self, fd: int, now: float) -> bool:
+        with self._socket(fd) as sock:
+            self._left += self.take_datagrams(now)
+            sock.queue(self._left[:4])
+            sock.send()
+            self.datagrams_out += sock.sent
+        self._left = self._left[4:]
+        self.full += bool(self._left)
+        return not self._left
+
+
+async def test_an_engine_that_does_its_own_io_gets_the_descriptor(authority: Authority) -> None:
+    async with quic(authority, engine=OwnIo) as (made, both), both.client(authority) as client:
+        assert await client.get("/big") == (200, BIG)
+        assert await client.get("/echo", method="POST", body=bytes(1_000_000)) == (200, 1_000_000)
+        engine = both.udp.endpoint
+        assert isinstance(engine, OwnIo)
+        assert engine.full > 0
+        assert made.count("datagrams", "in") == engine.datagrams_in > 800
+        assert made.count("datagrams", "out") == engine.datagrams_out > BIG / 1200
 
 
 async def test_drain_finishes_what_runs_and_refuses_new_connections(authority: Authority) -> None:

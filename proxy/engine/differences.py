@@ -1,0 +1,150 @@
+"""Where engines of one kind rightly differ: the one table that the end-to-end tests and docs/reference/engines.md read.
+
+What is not in it is the same on every engine. Knows names and sentences only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from proxy.engine.choice import AUTO, AUTO_H2, AUTO_QUIC, ENGINES, KINDS, Kind
+
+TITLES: Mapping[Kind, str] = {"h2": "HTTP/2", "quic": "QUIC and HTTP/3"}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that engines do differently, and why that is right."""
+
+    kind: Kind
+    what: str
+    does: Mapping[str, str]
+    """By engine."""
+    why: str
+
+
+DIFFERENCES: Mapping[str, Difference] = {
+    "refusals": Difference(
+        "h2",
+        "The reason under which a malformed message is counted (`qproxy_rejected_total`)",
+        {"h2": "the rule that it broke", "ngh2": "`protocol`, where the library itself refused it"},
+        "libnghttp2 looks at a message before our validator does, and does not say what it disliked.",
+    ),
+    "extended CONNECT": Difference(
+        "h2",
+        "A request with `:protocol`",
+        {"h2": "answered with 501", "ngh2": "its stream is reset"},
+        "We offer no extended CONNECT, so libnghttp2 calls it malformed, as RFC 8441, section 3, has it.",
+    ),
+    "faults of streams": Difference(
+        "h2",
+        "Frames behind the end of a stream, and a stream's window that is overrun or widened beyond its bounds",
+        {"h2": "end the stream", "ngh2": "end the connection"},
+        "RFC 9113, section 5.4.1, lets an endpoint take a stream error for a connection error; libnghttp2 does.",
+    ),
+    "self-dependency": Difference(
+        "h2",
+        "PRIORITY that makes a stream depend on itself",
+        {"h2": "ends the stream", "ngh2": "is ignored"},
+        "RFC 9113 dropped these priorities, and libnghttp2 does with them what it says: nothing.",
+    ),
+    "closed streams": Difference(
+        "h2",
+        "Frames on a stream that is closed, or was passed over",
+        {"h2": "end the connection", "ngh2": "are ignored, and counted as abuse when there are many"},
+        "libnghttp2 keeps no record of closed streams.",
+    ),
+    "bombs": Difference(
+        "h2",
+        "A header section of many references to one long field",
+        {"h2": "answered with 431 while the tables can be kept in step, then the connection ends", "ngh2": "ends the connection"},
+        "ngh2 makes a copy of each field, so that the end has to come sooner.",
+    ),
+    "priorities": Difference(
+        "h2",
+        "The order in which the answers of a connection share it",
+        {"h2": "in turns", "ngh2": "by RFC 9218, in turns where the client asks for nothing"},
+        "The library has a scheduler for it, and SETTINGS says that it is used.",
+    ),
+    "platforms": Difference("quic", "Where it runs", {"aioquic": "everywhere", "native": "Linux"}, "It uses Linux's system calls."),
+    "QUIC versions": Difference(
+        "quic", "QUIC versions", {"aioquic": "1 and 2", "native": "1"}, "quiche has no other; a client with 2 is told, and takes 1."
+    ),
+    "congestion control": Difference(
+        "quic",
+        "Congestion control",
+        {engine.name: ", ".join(engine.congestion_controls) for engine in ENGINES if engine.kind == "quic"},
+        "What the libraries have.",
+    ),
+    "path MTU": Difference(
+        "quic", "Path MTU discovery (RFC 8899)", {"aioquic": "no", "native": "yes"}, "aioquic has none; 1,200 bytes pass everywhere."
+    ),
+    "system calls": Difference(
+        "quic",
+        "System calls",
+        {"aioquic": "one for each datagram in; GSO out", "native": "many datagrams for each: recvmmsg with GRO, sendmmsg with GSO"},
+        "Python has no recvmmsg; the native engine uses the socket by itself.",
+    ),
+    "key exchange": Difference(
+        "quic",
+        "Key exchange",
+        {"aioquic": "X25519, P-256", "native": "X25519MLKEM768, X25519, P-256"},
+        "What the TLS libraries have.",
+    ),
+    "alerts": Difference(
+        "quic",
+        "The alert for a client certificate of a stranger; for one that is not for clients",
+        {"aioquic": "bad_certificate", "native": "unknown_ca; unsupported_certificate"},
+        "RFC 8446, section 6.2, leaves the choice; BoringSSL says more.",
+    ),
+    "handshake bytes": Difference(
+        "quic",
+        "Handshake messages of a client, kept at most",
+        {"aioquic": "16 KiB", "native": "64 KiB"},
+        "Each library's own bound.",
+    ),
+    "frame errors": Difference(
+        "quic",
+        "The error for a frame that is cut off",
+        {"aioquic": "FRAME_ENCODING_ERROR", "native": "PROTOCOL_VIOLATION"},
+        "RFC 9000, section 11, allows a generic code in place of a specific one.",
+    ),
+    "floods": Difference(
+        "quic",
+        "Floods of PING and other cheap transport frames",
+        {"aioquic": "end the connection, by a budget", "native": "are taken"},
+        "They cost the native engine little; what costs HTTP/3 (resets, empty or unknown frames) is cut alike.",
+    ),
+    "path figures": Difference(
+        "quic",
+        "Round-trip time, losses and congestion window in the metrics",
+        {"aioquic": "no", "native": "when a connection ends"},
+        "aioquic keeps them to itself.",
+    ),
+}
+
+
+def markdown() -> str:
+    """The reference page."""
+    parts = [HEAD]
+    for kind in KINDS:
+        engines = [engine for engine in ENGINES if engine.kind == kind]
+        preferred = " or ".join(f"`{name}`" for name in (AUTO_H2 if kind == "h2" else AUTO_QUIC))
+        parts.append(f"\n## {TITLES[kind]}\n\n`{AUTO}` takes {preferred}, the first that is installed.\n\n")
+        parts.append("| engine | made of | where it is missing |\n|---|---|---|\n")
+        parts += [f"| `{engine.name}` | {', '.join(engine.distributions)} | {engine.install} |\n" for engine in engines]
+        names = [engine.name for engine in engines]
+        parts.append(f"\n| | {' | '.join(f'`{name}`' for name in names)} | why |\n|---|{'---|' * len(names)}---|\n")
+        for difference in DIFFERENCES.values():
+            if difference.kind == kind:
+                parts.append(f"| {difference.what} | {' | '.join(difference.does[name] for name in names)} | {difference.why} |\n")
+    return "".join(parts)
+
+
+HEAD = """# Engines
+
+Made from the source by `qproxy schema --engines`: do not edit.
+
+HTTP/2 and HTTP/3 have two engines each: a portable one in Python, and a fast one around a native library. `server.engines` in the
+configuration names one (see `configuration.md`), `qproxy --version` tells which serve. All of them pass the same tests; below is all that
+is different, and why.
+"""

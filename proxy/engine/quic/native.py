@@ -1,0 +1,122 @@
+"""QUIC and HTTP/3 by the wheel ``qproxy-native``: quiche, behind the verbs of ``engine/seam.py``.
+
+Says what the extension can't know: which heads are valid, which connection IDs are ours, what our reasons are on the wire. Everything
+else is in native/src. Its clock is the system's own (CLOCK_MONOTONIC): ``now`` only translates deadlines.
+
+Importing this fails where the wheel is not installed.
+"""
+
+from collections.abc import Callable
+from typing import Self
+
+import qproxy_native
+
+from proxy.engine import events
+from proxy.engine.events import Event, Rejected, RequestHead
+from proxy.engine.h3 import RESET_CODES
+from proxy.engine.quic import packets
+from proxy.engine.quic.ids import Minter
+from proxy.engine.quic.settings import QuicSettings
+from proxy.engine.seam import HIGH_WATER, LOW_WATER, EngineLimits, Handle, Select, Transmit
+from proxy.engine.validate import Malformed, pseudo_request, trailers
+from proxy.errors import Reset
+from proxy.message import Address, Headers
+
+LIBRARIES = {name: version for name, version in qproxy_native.versions().items() if name != "qproxy-native"}
+"""What is built into the wheel, for ``qproxy --version``."""
+
+AUTO_CONGESTION_CONTROL = "cubic"
+"""What ``auto`` means here: the standard (RFC 9438). BBR is for paths that lose packets without being full."""
+
+
+class NativeEndpoint(qproxy_native.Endpoint):
+    """Implements ``seam.FastEndpoint``. The arguments are those of ``QuicEndpoint``."""
+
+    version = "HTTP/3"
+
+    def __new__(  # noqa: PLR0913  # the signature that the engines share
+        cls,
+        select: Select,
+        limits: EngineLimits,
+        settings: QuicSettings,
+        secret: bytes,
+        *,
+        random_bytes: Callable[[int], bytes] = bytes,
+        admit: Callable[[Handle, Address], bool] | None = None,
+    ) -> Self:
+        """See ``QuicEndpoint``."""
+        mint = Minter(secret, random_bytes(16))
+        control = settings.congestion_control
+        return super().__new__(
+            cls,
+            {
+                "select": select,
+                "mint": mint,
+                "admit": admit,
+                "make_head": head_maker(limits),
+                "make_trailers": trailers_maker(limits),
+                "refuse": refuser(mint),
+                "events": events,
+                "transmit": Transmit,
+                "streams": limits.streams,
+                "header_count": limits.header_count,
+                "header_bytes": limits.header_bytes,
+                "stream_window": limits.stream_window,
+                "connection_window": limits.connection_window,
+                "high_water": HIGH_WATER,
+                "low_water": LOW_WATER,
+                "idle_timeout": settings.idle_timeout,
+                "handshake_timeout": settings.handshake_timeout,
+                "handshakes": settings.handshakes,
+                "connections": settings.connections,
+                "max_datagram_size": settings.max_datagram_size,
+                "congestion_control": AUTO_CONGESTION_CONTROL if control == "auto" else control,
+            },
+        )
+
+    def reset(self, connection: Handle, stream: int, reason: Reset) -> None:
+        """Cut one stream."""
+        self.reset_stream(connection, stream, RESET_CODES[reason])
+
+    def close(self, connection: Handle, reason: Reset) -> None:
+        """Close the connection at once."""
+        self.close_connection(connection, RESET_CODES[reason], reason.value)
+
+
+def head_maker(limits: EngineLimits) -> Callable[[int, Headers, bool], tuple[Event, int, int, bool]]:
+    """Turns a request's header section into its event, and says what the engine has to know of it."""
+
+    def make_head(stream: int, fields: Headers, end: bool) -> tuple[Event, int, int, bool]:
+        try:
+            parts = pseudo_request(fields, limits)
+        except Malformed as error:
+            return Rejected(stream, error.status, error.reason, error.detail), error.status, -1, False
+        length = parts.content_length
+        head = RequestHead(
+            stream, parts.method, parts.scheme, parts.authority, parts.path, parts.headers, end, length, parts.expect_continue
+        )
+        return head, 0, -1 if length is None else length, parts.method == b"HEAD"
+
+    return make_head
+
+
+def trailers_maker(limits: EngineLimits) -> Callable[[int, Headers], Headers | Rejected]:
+    """Turns a request's trailer section into what is kept of it, or into its rejection."""
+
+    def make_trailers(stream: int, fields: Headers) -> Headers | Rejected:
+        try:
+            return trailers(fields, limits)
+        except Malformed as error:
+            return Rejected(stream, error.status, error.reason, error.detail)
+
+    return make_trailers
+
+
+def refuser(mint: Minter) -> Callable[[bytes], bytes | None]:
+    """Answers a client's first datagram with CONNECTION_REFUSED."""
+
+    def refuse(datagram: bytes) -> bytes | None:
+        header = packets.read_long_header(datagram)
+        return packets.connection_refused(header, mint()[0]) if header else None
+
+    return refuse

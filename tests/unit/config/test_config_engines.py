@@ -1,0 +1,43 @@
+"""Engines that the configuration names: installed or told of, with what is asked of them."""
+
+import sys
+
+import pytest
+from config_folder import SITE
+
+
+@pytest.fixture
+def portable_only(monkeypatch):
+    """As where neither fast engine is installed."""
+    for module in ("proxy.engine.h2_ngh2", "proxy.engine.quic.native"):
+        monkeypatch.setitem(sys.modules, module, None)
+
+
+def test_a_named_engine_that_is_not_installed(folder, portable_only):
+    halted = "(import of {} halted; None in sys.modules); expected auto, or first: {}"
+    assert folder.problems(SITE + "server:\n  engines: {h2: ngh2, quic: native}\n") == [
+        "one.yaml:7:17: engine 'ngh2' is not installed here " + halted.format("proxy.engine.h2_ngh2", "pip install ngh2"),
+        "one.yaml:7:29: engine 'native' is not installed here "
+        + halted.format("proxy.engine.quic.native", "make native (in a clone), or install the wheel qproxy-native"),
+    ]
+
+
+def test_an_engine_that_does_not_exist(folder):
+    assert folder.problems(SITE + "server: {engines: {h2: ngh3}}\n") == [
+        "one.yaml:6:24: 'server.engines.h2' is not valid: got 'ngh3', expected one of auto, h2, ngh2; perhaps you meant 'ngh2'"
+    ]
+
+
+@pytest.mark.parametrize("engines", ["", "engines: {quic: auto}, ", "engines: {quic: aioquic}, "])
+def test_a_congestion_control_that_the_engine_in_use_lacks(folder, portable_only, engines):
+    text = f"server: {{{engines}quic: {{congestion_control: bbr}}}}"
+    column = text.index("bbr") + 1
+    assert folder.problems(SITE + text) == [
+        f"one.yaml:6:{column}: the QUIC engine in use here, aioquic, has no bbr; expected one of auto, cubic, reno"
+    ]
+
+
+@pytest.mark.parametrize("control", ["auto", "cubic", "reno"])
+def test_what_every_engine_has(folder, portable_only, control):
+    folder.write(SITE + f"server: {{quic: {{congestion_control: {control}}}}}")
+    assert folder.load().server.quic.congestion_control == control
