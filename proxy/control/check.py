@@ -21,6 +21,9 @@ BODY_BYTES = 64 * 1024
 REASON_LENGTH = 200
 """Characters of a reason, parts of which a backend may have written."""
 
+TURNS = 20
+"""Turns of our own loop that a check has at least, however long they take: more than an exchange over TLS needs."""
+
 _CAUSES = 10
 """Exceptions behind an exception that are looked at."""
 
@@ -48,8 +51,12 @@ class Checker:
         """Check one endpoint within the pool's timeout. Raises nothing: whatever goes wrong is the verdict."""
         timeout = self._health.timeout
         try:
-            async with asyncio.timeout(timeout):
-                return await self._ask(endpoint)
+            async with asyncio.timeout(None) as limit:
+                patience = _Patience(limit, timeout)
+                try:
+                    return await self._ask(endpoint)
+                finally:
+                    patience.end()
         except TimeoutError:
             return Verdict(healthy=False, words=f"no answer within {timeout:g} s")
         except Exception as error:  # noqa: BLE001  # a backend may make a library raise anything; its probes have to go on
@@ -109,6 +116,31 @@ class Checker:
             client = httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False, timeout=None)  # noqa: S113  # ``check`` limits the whole
             self._clients[unix_path] = client
         return client
+
+
+class _Patience:
+    """Ends *limit* after *seconds*, in slices that each take one turn of the loop or more.
+
+    Under full load a turn may last a tenth of a second, and a check takes several. By the clock alone a proxy that is slow itself would
+    find all of its backends down at once, and answer 503 to everybody.
+    """
+
+    def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._slice = seconds / TURNS
+        self._left = TURNS
+        self._timer = self._loop.call_later(self._slice, self._tick)
+
+    def end(self) -> None:
+        self._timer.cancel()
+
+    def _tick(self) -> None:
+        self._left -= 1
+        if self._left:
+            self._timer = self._loop.call_later(self._slice, self._tick)
+        else:
+            self._limit.reschedule(self._loop.time())
 
 
 async def _contains(response: httpx.Response, text: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -147,6 +148,22 @@ async def test_a_body_without_end_does_not_matter_when_nothing_is_wanted_of_it()
     async with ProbeBackend.serve(hang) as backend:
         assert await check(backend.url) == GOOD
         gate.set()
+
+
+async def test_a_loop_that_is_busy_takes_no_backend_for_slow():
+    loop = asyncio.get_running_loop()
+
+    def hog():
+        time.sleep(0.03)  # what a turn of the loop takes under full load
+        nonlocal turn
+        turn = loop.call_soon(hog)
+
+    async with ProbeBackend.serve() as backend:
+        turn = loop.call_soon(hog)
+        try:
+            assert await check(backend.url, timeout=0.1) == GOOD
+        finally:
+            turn.cancel()
 
 
 async def test_the_timeout_covers_the_whole_check():
