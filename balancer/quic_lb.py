@@ -95,7 +95,7 @@ class Codec:
         self._encrypt: Callable[[bytes], bytes] = _same
         self._decrypt: Callable[[bytes], bytes] = _same
         if layout.key is not None:
-            self._encrypt, self._decrypt = _permutation(layout.key, layout.server_id_bytes + layout.nonce_bytes)
+            self._encrypt, self._decrypt = permutation(layout.key, layout.server_id_bytes + layout.nonce_bytes)
 
     def encode(self, server_id: bytes, nonce: bytes, *, slot: int = 0, low_bits: int = 0) -> bytes:
         """The connection ID of these parts.
@@ -164,7 +164,7 @@ class Minter:
         self._all = (1 << 8 * layout.nonce_bytes) // server.slots
         self._start = int.from_bytes(random(layout.nonce_bytes)) % self._all
         self._used = 0
-        self._disguise = _same if layout.key is not None else _permutation(server.salt, layout.nonce_bytes)[0]
+        self._disguise = _same if layout.key is not None else permutation(server.salt, layout.nonce_bytes)[0]
 
     @property
     def left(self) -> int:
@@ -194,8 +194,8 @@ def _same(data: bytes) -> bytes:
     return data
 
 
-def _permutation(key: bytes, length: int) -> tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]:
-    """The draft's cipher for texts of *length* bytes, 4 to 19 (section 5.4), and its inverse."""
+def permutation(key: bytes, length: int) -> tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]:
+    """The draft's cipher for texts of *length* bytes, 4 to 19 (section 5.4), and its inverse. *key*: 16 bytes."""
     cipher = Cipher(algorithms.AES(key), ECB())  # noqa: S305  # one block, and never the same one twice
     block = cipher.encryptor().update
     if length == _BLOCK:

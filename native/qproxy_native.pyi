@@ -14,6 +14,8 @@ class Settings(TypedDict):
     """SNI (lower case, no final dot) to TLS profile: an object with ``certificate`` and ``client_rule`` that can be weakly referenced."""
     mint: Callable[[], tuple[bytes, bytes]]
     """A connection ID and its stateless reset token."""
+    cid_bytes: int
+    """Length of those connection IDs."""
     admit: Callable[[int, _Address], bool] | None
     make_head: Callable[[int, _Headers, bool], tuple[object, int, int, bool]]
     """(stream, fields, end) to (event, 0, content length or -1, whether no body is to be sent) or (event, status, -1, False)."""

@@ -206,11 +206,13 @@ class App:
 
     def _endpoint(self, admit: Callable[[Handle, Address], bool]) -> Endpoint:
         snapshot = self._services.snapshot
+        quic = self._configuration.server.quic
         settings = QuicSettings(
             idle_timeout=snapshot.timeouts.idle,
             handshake_timeout=snapshot.timeouts.handshake,
             connections=snapshot.limits.connections,
-            congestion_control=self._configuration.server.quic.congestion_control,
+            congestion_control=quic.congestion_control,
+            routable=quic.connection_ids.routable() if quic.connection_ids is not None else None,
         )
         make: MakeQuic = self._quic.load()
         return make(self._select, snapshot.limits.engine, settings, self._secret, random_bytes=os.urandom, admit=admit)

@@ -22,7 +22,7 @@ use crate::connection::{Connection, GRAIN};
 use crate::http3::{Http3, Limits};
 use crate::io::{Burst, MAX_BURST, MAX_SEGMENTS, Receiver, Sender, link_mtu};
 use crate::output::Chunk;
-use crate::packets::{self, CID_BYTES, Cid, LongHeader, MAX_CID, MIN_CLIENT_DCID, MIN_DATAGRAM};
+use crate::packets::{self, Cid, LongHeader, MAX_CID, MIN_CLIENT_DCID, MIN_DATAGRAM};
 use crate::python::{self, Callbacks, Teller, setting};
 use crate::timers::Timers;
 use crate::tls::{Selected, Tls};
@@ -136,6 +136,7 @@ pub struct Endpoint {
     max_connections: usize,
     /// What the settings say; `MIN_DATAGRAM` leaves it to the link.
     max_datagram: usize,
+    cid_bytes: usize,
     /// Largest datagram by local address.
     links: HashMap<IpAddr, usize>,
     entries: Slab<Box<Entry>>,
@@ -187,6 +188,7 @@ impl Endpoint {
             max_handshakes: setting(settings, "handshakes")?,
             max_connections: most.min(1 << SLOT_BITS),
             max_datagram,
+            cid_bytes: setting(settings, "cid_bytes")?,
             links: HashMap::new(),
             entries: Slab::new(),
             by_cid: HashMap::new(),
@@ -447,7 +449,7 @@ impl Endpoint {
     // Datagrams in
 
     fn on_datagram(&mut self, py: Python<'_>, data: &mut [u8], from: SocketAddr, to: SocketAddr) -> PyResult<()> {
-        let slot = match packets::destination_of(data).and_then(|cid| self.by_cid.get(&cid).copied()) {
+        let slot = match packets::destination_of(data, self.cid_bytes).and_then(|cid| self.by_cid.get(&cid).copied()) {
             Some(slot) => slot,
             None => match self.accept(py, data, from, to)? {
                 Some(slot) => slot,
@@ -549,8 +551,8 @@ impl Endpoint {
     fn fresh_cid(&self, py: Python<'_>) -> PyResult<(Cid, u128)> {
         for _ in 0..MINTINGS {
             let (cid, token) = self.callbacks.mint(py)?;
-            if cid.as_slice().len() != CID_BYTES {
-                return Err(PyValueError::new_err(format!("a connection ID of ours has {CID_BYTES} bytes")));
+            if cid.as_slice().len() != self.cid_bytes {
+                return Err(PyValueError::new_err(format!("a connection ID of ours has {} bytes", self.cid_bytes)));
             }
             if !self.by_cid.contains_key(&cid) {
                 return Ok((cid, token));

@@ -2,9 +2,6 @@
 
 use std::hash::{Hash, Hasher};
 
-/// Length of the connection IDs that we issue.
-pub const CID_BYTES: usize = 8;
-
 /// Longest connection ID of version 1 (RFC 9000, section 17.2).
 pub const MAX_CID: usize = 20;
 
@@ -62,15 +59,15 @@ pub struct LongHeader<'a> {
     pub initial: bool,
 }
 
-/// The connection ID that a datagram is for; None where it is none of QUIC's, or none of ours.
+/// The connection ID that a datagram is for; None where it is none of QUIC's, or none of ours, which have `cid_bytes`.
 #[must_use]
-pub fn destination_of(data: &[u8]) -> Option<Cid> {
+pub fn destination_of(data: &[u8], cid_bytes: usize) -> Option<Cid> {
     let first = *data.first()?;
     if first & 0x80 != 0 {
         let length = usize::from(*data.get(5)?);
         Cid::new(data.get(6..6 + length)?)
     } else if first & 0x40 != 0 {
-        Cid::new(data.get(1..=CID_BYTES)?)
+        Cid::new(data.get(1..=cid_bytes)?)
     } else {
         None
     }
@@ -118,7 +115,7 @@ mod tests {
         let data = b"\xc3\x00\x00\x00\x01\x08destined\x03srcrest";
         let header = read_long_header(data).unwrap();
         assert_eq!(header, LongHeader { version: 1, destination: b"destined", source: b"src", initial: true });
-        assert_eq!(destination_of(data).unwrap().as_slice(), b"destined");
+        assert_eq!(destination_of(data, 8).unwrap().as_slice(), b"destined");
         for length in 0..18 {
             assert_eq!(read_long_header(&data[..length]), None);
         }
@@ -126,10 +123,10 @@ mod tests {
 
     #[test]
     fn a_short_header_has_an_id_of_our_length() {
-        assert_eq!(destination_of(b"\x40destined rest").unwrap().as_slice(), b"destined");
-        assert!(destination_of(b"\x40dest").is_none());
-        assert!(destination_of(b"\x00destined").is_none());
-        assert!(destination_of(b"\xc0\0\0\0\x01\xff").is_none());
+        assert_eq!(destination_of(b"\x40destined rest", 8).unwrap().as_slice(), b"destined");
+        assert!(destination_of(b"\x40dest", 8).is_none());
+        assert!(destination_of(b"\x00destined", 8).is_none());
+        assert!(destination_of(b"\xc0\0\0\0\x01\xff", 8).is_none());
     }
 
     #[test]

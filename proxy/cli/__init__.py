@@ -13,6 +13,7 @@ COMMANDS = {
     "run": "Serve, as `qproxy -c DIR` does.",
     "check": "Check a configuration, and say all that is wrong with it.",
     "explain": "Say where a request would go, step by step, and why.",
+    "cid": "Explain and mint QUIC connection IDs that a balancer routes by.",
     "schema": "Print the JSON Schema of the configuration.",
     "demo": "Run the example configuration with three backends.",
 }

@@ -63,6 +63,10 @@ def summary(configuration: Configuration, snapshot: Snapshot) -> list[str]:
     lines.append("admin: off" if snapshot.admin is None else f"admin: {_address(snapshot.admin)}")
     engines = configuration.server.engines
     lines.append(f"engines: {choose('h2', engines.h2).name} for HTTP/2, {choose('quic', engines.quic).name} for HTTP/3")
+    if (ids := configuration.server.quic.connection_ids) is not None:
+        layout = ids.routable().layout
+        how = "in clear" if layout.key is None else "encrypted"
+        lines.append(f"connection IDs: {layout.cid_bytes} bytes, server {ids.server_id.hex()}, configuration ID {layout.config_id}, {how}")
     lines.append(f"state: {configuration.state}")
     seen: dict[str, Site] = {}
     for host in (*snapshot.exact_hosts.values(), *snapshot.wildcard_hosts.values()):

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
+from pydantic import BaseModel
+
 from proxy.config.load import Configuration
 from proxy.policy.answer import Redirect, Respond
 from proxy.policy.headers import HeaderEdit
@@ -35,8 +37,13 @@ def outside(old: Configuration, new: Configuration) -> list[str]:
     for section in ("log", "engines", "quic"):
         before, after = getattr(old.server, section), getattr(new.server, section)
         pairs = [(name, getattr(before, name), getattr(after, name)) for name in type(after).model_fields]
-        lines += [f"{section}.{name}: {one} -> {other}: {RESTART}" for name, one, other in pairs if one != other]
+        lines += [f"{section}.{name}{_from_to(one, other)}: {RESTART}" for name, one, other in pairs if one != other]
     return lines
+
+
+def _from_to(one: object, other: object) -> str:
+    """Of a whole mapping, only that it changed: a key may be in it."""
+    return " changed" if isinstance(one, BaseModel) or isinstance(other, BaseModel) else f": {one} -> {other}"
 
 
 def _restart_changes(old: Snapshot, new: Snapshot) -> list[str]:

@@ -4,11 +4,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag, model_validator
 
+from balancer.quic_lb import KEY_BYTES, Layout
 from proxy.config.model_base import SWITCH, Model
 from proxy.config.model_pool import Pool
 from proxy.config.model_site import Health, HealthOrOff, Site, health_switch
-from proxy.config.names import FileName, Name, Network, SocketAddress
+from proxy.config.names import FileName, HexBytes, Name, Network, SocketAddress
 from proxy.config.units import Duration, DurationOrOff, Size, SizeOrOff, is_off, says
+from proxy.engine.quic.ids import Routable
 
 
 class ProxyProtocol(Model):
@@ -92,8 +94,41 @@ class Engines(Model):
     """QUIC and HTTP/3: ``aioquic`` (in Python, everywhere), ``native`` (quiche; the package qproxy-native)."""
 
 
+class ConnectionIds(Model):
+    """Connection IDs that name this server, for a load balancer in front to route by: QUIC-LB (draft-ietf-quic-load-balancers-21)."""
+
+    server_id: HexBytes
+    """1 to 15 bytes that no other server behind the balancer has: hexadecimal digits, or ``base64:`` and its text."""
+    nonce: int = Field(default=8, ge=4, le=18)
+    """Bytes that make each one different. With 4, they are used up after 4 billion; then they name no server any more."""
+    key: HexBytes | None = Field(default=None, repr=False)
+    """16 bytes, shared with the balancers, to encrypt server ID and nonce; best taken from a file: ``!file PATH``. Default: in clear."""
+    config: int = Field(default=0, ge=0, le=6)
+    """Configuration ID (config rotation codepoint): balancers may know several, during a change."""
+    slot: bool = False
+    """Whether a byte in clear stands at the end, for the number of the worker (the form of AWS: server ID 8, nonce 10, slot on)."""
+    length_in_first_octet: bool = True
+    """Whether the first octet tells the length, as some hardware needs; else those bits are random."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ConnectionIds":
+        try:
+            self.routable()
+        except ValueError as error:
+            raise says(str(error), "key" if self.key is not None and len(self.key) != KEY_BYTES else "server_id") from None
+        return self
+
+    def routable(self) -> Routable:
+        """For the engines. Raises ValueError for what QUIC-LB does not allow."""
+        layout = Layout(self.config, len(self.server_id), self.nonce, self.slot, self.key, self.length_in_first_octet)
+        return Routable(layout, self.server_id)
+
+
 class Quic(Model):
     """The QUIC transport."""
+
+    connection_ids: ConnectionIds | None = None
+    """Connection IDs for a load balancer in front; default: opaque ones of 8 bytes."""
 
     congestion_control: Literal["auto", "bbr", "cubic", "reno"] = "auto"
     """How fast it sends; ``auto`` is the engine's best. ``bbr`` needs the native engine."""

@@ -1,6 +1,7 @@
 """Addresses, networks, names, paths, templates: parsers, and the pydantic types made of them. See ``units`` for how a parser speaks."""
 
 import re
+from base64 import b64decode
 from ipaddress import ip_address, ip_network
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -261,6 +262,18 @@ def parse_name(value: object) -> str:
     return text
 
 
+def parse_bytes(value: object) -> bytes:
+    """Bytes as hexadecimal digits, with or without ``0x``, or in base64 behind ``base64:`` (RFC 4648, section 4)."""
+    expected = "bytes as pairs of hexadecimal digits, or base64:..."
+    text = text_of(value, expected).strip()
+    try:
+        if text.startswith("base64:"):
+            return b64decode(text.removeprefix("base64:"), validate=True)
+        return bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        raise wrong(expected) from None
+
+
 def parse_file(value: object) -> str:
     """A file's name, relative to the YAML file that it stands in."""
     text = text_of(value, "the name of a file")
@@ -322,4 +335,5 @@ StatusRange = Annotated[
     tuple[int, int], BeforeValidator(parse_status_range), WithJsonSchema({"type": ["string", "integer"]}), "status or range"
 ]
 Name = Annotated[str, *as_text(parse_name, "name")]
+HexBytes = Annotated[bytes, *as_text(parse_bytes, "hexadecimal digits", examples=["0x00c0ffee"])]
 FileName = Annotated[str, *as_text(parse_file, "file name")]

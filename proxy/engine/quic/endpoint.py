@@ -80,14 +80,15 @@ class QuicEndpoint:
         self._settings = settings
         self._identities = Identities(select)
         self._admit = admit
-        self._mint = Minter(secret, random_bytes(16))
+        self._mint = Minter(secret, random_bytes, settings.routable)
+        self._cid_bytes = self._mint.cid_bytes
         self._sections = FieldSections()
         self._configuration = QuicConfiguration(
             is_client=False,
             alpn_protocols=ALPN,
             cipher_suites=CIPHERS,
             congestion_control_algorithm=_ALGORITHMS[settings.congestion_control],
-            connection_id_length=packets.CID_BYTES,
+            connection_id_length=self._cid_bytes,
             idle_timeout=settings.idle_timeout,
             max_data=limits.connection_window,
             max_stream_data=limits.stream_window,
@@ -114,10 +115,10 @@ class QuicEndpoint:
         """Take datagrams. Never raises on hostile input."""
         touched: dict[Handle, _Connection] = {}
         answers = STATELESS_ANSWERS
-        by_cid = self._by_cid
+        by_cid, cid_bytes = self._by_cid, self._cid_bytes
         for datagram in datagrams:
             data = datagram.data
-            cid = packets.destination_of(data)
+            cid = packets.destination_of(data, cid_bytes)
             connection = by_cid.get(cid) if cid is not None else None
             if connection is None:
                 if len(data) < MIN_DATAGRAM or not data[0] & 0x80 or not (header := packets.read_long_header(data)):

@@ -1,31 +1,55 @@
 """Connection IDs that we issue, and the tokens that go with them (RFC 9000, sections 5.1 and 10.3).
 
-Knows a secret. Knows no connections. QUIC-LB will mint them here.
+Knows a secret. Knows no connections.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import blake2b
 
-from proxy.engine.quic.packets import CID_BYTES
+from balancer import quic_lb
+
+OPAQUE_BYTES = 8
+"""Length of connection IDs that nobody routes by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routable:
+    """The form of connection IDs that a balancer in front routes by (QUIC-LB), and the server that they name."""
+
+    layout: quic_lb.Layout
+    server_id: bytes
 
 
 class Minter:
-    """Connection IDs: a counter behind a permutation of 64 bits, so that no two are alike and none tells of another.
+    """Gives connection IDs that are all different, each with its stateless reset token: a keyed hash of the ID.
 
-    The permutation is a Feistel network of four rounds on keyed BLAKE2b (Luby and Rackoff). The stateless reset token is a keyed hash
-    of the ID.
+    Without *routable*, an ID is a counter behind a permutation of 64 bits: none tells of another.
     """
 
-    def __init__(self, secret: bytes, salt: bytes) -> None:
-        self._key = blake2b(salt, key=secret[:64], person=b"connection id", digest_size=32).digest()
+    def __init__(self, secret: bytes, random_bytes: Callable[[int], bytes], routable: Routable | None = None) -> None:
         self._token_key = blake2b(b"", key=secret[:64], person=b"stateless reset", digest_size=32).digest()
-        self._count = 0
+        self._mint: Callable[[], bytes]
+        if routable is None:
+            self.cid_bytes = OPAQUE_BYTES
+            salt = blake2b(random_bytes(16), key=secret[:64], person=b"connection id", digest_size=quic_lb.KEY_BYTES).digest()
+            self._mint = _Opaque(salt)
+        else:
+            self.cid_bytes = routable.layout.cid_bytes
+            salt = blake2b(b"", key=secret[:64], person=b"nonces", digest_size=quic_lb.KEY_BYTES).digest()
+            self._mint = quic_lb.Minter(quic_lb.Codec(routable.layout), quic_lb.Server(routable.server_id, salt), random_bytes)
 
     def __call__(self) -> tuple[bytes, bytes]:
         """A connection ID and its stateless reset token."""
-        self._count += 1
-        left, right = self._count >> 32, self._count & 0xFFFFFFFF
-        for step in range(4):
-            mixed = blake2b(b"%c%b" % (step, right.to_bytes(4, "big")), key=self._key, digest_size=4).digest()
-            left, right = right, left ^ int.from_bytes(mixed, "big")
-        cid = (left << 32 | right).to_bytes(CID_BYTES, "big")
+        cid = self._mint()
         return cid, blake2b(cid, key=self._token_key, digest_size=16).digest()
+
+
+class _Opaque:
+    def __init__(self, salt: bytes) -> None:
+        self._disguise = quic_lb.permutation(salt, OPAQUE_BYTES)[0]
+        self._count = 0
+
+    def __call__(self) -> bytes:
+        self._count += 1
+        return self._disguise(self._count.to_bytes(OPAQUE_BYTES))

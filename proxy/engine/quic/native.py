@@ -45,13 +45,14 @@ class NativeEndpoint(qproxy_native.Endpoint):
         admit: Callable[[Handle, Address], bool] | None = None,
     ) -> Self:
         """See ``QuicEndpoint``."""
-        mint = Minter(secret, random_bytes(16))
+        mint = Minter(secret, random_bytes, settings.routable)
         control = settings.congestion_control
         return super().__new__(
             cls,
             {
                 "select": select,
                 "mint": mint,
+                "cid_bytes": mint.cid_bytes,
                 "admit": admit,
                 "make_head": head_maker(limits),
                 "make_trailers": trailers_maker(limits),

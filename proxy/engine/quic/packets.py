@@ -20,9 +20,6 @@ MAX_CID = 20
 MIN_CLIENT_DCID = 8
 """Shortest destination ID that a client may make up for its first packet (RFC 9000, section 7.2)."""
 
-CID_BYTES = 8
-"""Length of the connection IDs that we issue."""
-
 _GREASE_VERSION = 0x1A2A3A4A  # of the reserved form 0x?a?a?a?a (RFC 9000, section 15)
 _INITIAL_BITS = {VERSIONS[0]: 0x00, VERSIONS[1]: 0x10}
 _ZERO_RTT_BITS = {VERSIONS[0]: 0x10, VERSIONS[1]: 0x20}
@@ -41,13 +38,13 @@ class LongHeader:
     """A 0-RTT packet of a version that we speak."""
 
 
-def destination_of(data: bytes) -> bytes | None:
-    """The connection ID that a datagram is for, or None where it is none of QUIC's."""
-    if len(data) < 1 + CID_BYTES:
+def destination_of(data: bytes, cid_bytes: int) -> bytes | None:
+    """The connection ID that a datagram is for, or None where it is none of QUIC's. Those that we issue have *cid_bytes*."""
+    if len(data) <= cid_bytes:
         return None
     first = data[0]
     if not first & 0x80:
-        return data[1 : 1 + CID_BYTES] if first & 0x40 else None
+        return data[1 : 1 + cid_bytes] if first & 0x40 else None
     length = data[5] if len(data) > 6 else 256
     return data[6 : 6 + length] if len(data) > 6 + length else None
 

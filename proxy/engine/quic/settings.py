@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from proxy.engine.quic.ids import Routable
+
 MIN_DATAGRAM = 1200
 """Smallest datagram with a client's Initial, and what every path carries (RFC 9000, section 14)."""
 
@@ -25,6 +27,9 @@ class QuicSettings:
     The native one does: up to this, or where this is 1200 as far as the link goes."""
     congestion_control: str = "auto"
     """``bbr`` (draft-ietf-ccwg-bbr), ``cubic`` (RFC 9438), ``reno`` (RFC 9002), or ``auto``: the engine's best. No engine need have all."""
+
+    routable: Routable | None = None
+    """The form of our connection IDs, where a balancer in front routes by them."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for what can't be."""

@@ -8,7 +8,6 @@ from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import Epoch
 
 from proxy.engine.events import ConnectionClosed, ConnectionReady, RequestHead
-from proxy.engine.quic import packets
 from proxy.engine.quic.ids import Minter
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.seam import EngineLimits
@@ -57,12 +56,12 @@ def test_many_gaps_in_handshake_data_are_cut() -> None:
 
 
 def test_connection_ids_are_unique_and_differ_between_starts() -> None:
-    mint, other = Minter(b"s" * 16, b"1"), Minter(b"s" * 16, b"2")
+    mint, other = (Minter(b"s" * 16, lambda size, start=start: start * size) for start in (b"1", b"2"))
     made = [mint() for _ in range(5000)]
     assert len({cid for cid, _ in made}) == len({token for _, token in made}) == 5000
-    assert {len(cid) for cid, _ in made} == {packets.CID_BYTES}
+    assert {len(cid) for cid, _ in made} == {mint.cid_bytes}
     assert not {cid for cid, _ in made} & {other()[0] for _ in range(5000)}
-    again = Minter(b"s" * 16, b"1")
+    again = Minter(b"s" * 16, lambda size: b"1" * size)
     assert again() == made[0]
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from aioquic.quic import connection as connection_module
 
+from balancer.quic_lb import Codec, Layout
 from proxy.engine import choice
 from proxy.engine.events import (
     ConnectionClosed,
@@ -21,6 +22,7 @@ from proxy.engine.events import (
     StreamReset,
 )
 from proxy.engine.quic.abuse import RESET_BURST
+from proxy.engine.quic.ids import Routable
 from proxy.engine.quic.settings import CONGESTION_CONTROLS, QuicSettings
 from proxy.engine.seam import HIGH_WATER, Datagram, Endpoint, EngineLimits
 from proxy.errors import Reset
@@ -42,6 +44,32 @@ def closed(world: World) -> list[str]:
 
 def handle_of(world: World) -> int:
     return world.events[0][0]
+
+
+# Connection IDs
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [Layout(0, 8, 10, slot=True), Layout(3, 8, 8, key=bytes(16)), Layout(6, 2, 5, key=bytes(16), length_in_first=False)],
+    ids=["in clear", "one block", "four passes"],
+)
+def test_connection_ids_are_of_the_form_that_a_balancer_routes_by(engine, layout) -> None:
+    server_id = bytes(range(layout.server_id_bytes))
+    world = World(engine=engine, settings=QuicSettings(routable=Routable(layout, server_id)))
+    client = world.connect()
+    seen = set()
+    assert world.run(lambda: client.quic._handshake_confirmed and bool(client.quic._peer_cid_available))
+    for _ in range(20):
+        seen |= {entry.cid for entry in (client.quic._peer_cid, *client.quic._peer_cid_available)}
+        client.quic.change_connection_id()
+        assert world.run(lambda: bool(client.quic._peer_cid_available), seconds=5)
+        world.run(seconds=0.05)
+    decoded = [Codec(layout).decode(cid) for cid in seen]
+    assert len(decoded) > 20
+    assert {parts.server_id for parts in decoded} == {server_id}
+    assert len({parts.nonce for parts in decoded}) == len(decoded)
+    assert not closed(world)
 
 
 # What makes a connection, and what does not

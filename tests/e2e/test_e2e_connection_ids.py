@@ -1,0 +1,40 @@
+"""Connection IDs that a load balancer in front can route by: what a client on the wire sees names the server, whatever its address."""
+
+import pytest
+from harness.content import MIB, digest
+from harness.http3 import http3
+from harness.relay import Relay
+
+from balancer.quic_lb import Codec, Layout
+
+pytestmark = pytest.mark.speaks("HTTP/3")
+HOST = "a.example.com"
+KEY = "8f95f09245765f80256934e50c66207f"
+FORMS = {
+    "AWS": ({"server_id": "base64:ABEiM0RVZnc=", "nonce": 10, "slot": True}, Layout(0, 8, 10, slot=True)),
+    "encrypted": ({"server_id": "0x0011223344556677", "config": 2, "key": KEY}, Layout(2, 8, 8, key=bytes.fromhex(KEY))),
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+async def test_every_connection_id_names_the_server_also_after_a_change_of_address(authority, start_proxy, form):
+    connection_ids, layout = form
+    proxy = start_proxy(server={"quic": {"connection_ids": connection_ids}})
+    seen = set()
+    with Relay(proxy.port) as relay:
+        for _ in range(3):
+            async with http3(authority, relay.port) as client:
+                before = await client.get("/hello", host=HOST)
+                stream = client.open(f"/bytes/{MIB}", host=HOST, keep=False)
+                relay.rebind()
+                client._quic.change_connection_id()
+                answer = await client.answer(stream)
+                after = await client.get("/hello", host=HOST)
+                seen |= {entry.cid for entry in (client._quic._peer_cid, *client._quic._peer_cid_available)}
+            assert answer.sha256 == digest(MIB)
+            assert before.headers["x-affinity-key"] == after.headers["x-affinity-key"]
+    decoded = [Codec(layout).decode(cid) for cid in seen]
+    assert len(decoded) >= 6
+    assert {parts.server_id.hex() for parts in decoded} == {"0011223344556677"}
+    assert len({parts.nonce for parts in decoded}) == len(decoded)
+    assert {len(cid) for cid in seen} == {layout.cid_bytes}

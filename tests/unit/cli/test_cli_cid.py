@@ -1,0 +1,79 @@
+"""``qproxy cid``: connection IDs are explained and minted as the configuration says."""
+
+import pytest
+from click.testing import CliRunner
+
+from proxy.cli import main
+
+SITE = "site: {hosts: [a.example.com], tls: {self_signed: true}, routes: [{match: {path: /}, respond: {status: 200}}]}\n"
+KEY = "8f95f09245765f80256934e50c66207f"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def write(connection_ids):
+        (tmp_path / "one.yaml").write_text(f"{SITE}server: {{quic: {{connection_ids: {connection_ids}}}}}\n")
+        return str(tmp_path)
+
+    return write
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, arguments)
+
+
+def test_a_connection_id_is_explained(folder):
+    where = folder(f"{{server_id: ed793a51d49b8f5f, nonce: 8, config: 2, key: {KEY}}}")
+    result = run("cid", "decode", "504dd2d05a7b0de9b2b9907afb5ecf8cc3", "-c", where)
+    assert (result.exit_code, result.output) == (
+        0,
+        "configuration ID: 2\nserver ID: ed793a51d49b8f5f (this server)\nnonce: ee080dbf48c0d1e5\n",
+    )
+
+
+def test_the_server_of_another_and_the_slot_are_told(folder):
+    where = folder("{server_id: '0x0001', nonce: 4, slot: on}")
+    result = run("-c", where, "cid", "decode", "07:00:02:aa:bb:cc:dd:05")
+    assert result.output == "configuration ID: 0\nserver ID: 0002 (another server; this one is 0001)\nnonce: aabbccdd\nslot: 5\n"
+
+
+def test_what_names_no_server_is_told_with_exit_code_1(folder):
+    result = run("cid", "decode", "e7000000000000", "-c", folder("{server_id: base64:AAE=, nonce: 4}"))
+    assert (result.exit_code, result.output) == (1, "names no server: its configuration ID is 7, not 0\n")
+
+
+def test_what_is_minted_names_this_server(folder):
+    where = folder(f"{{server_id: '0001', nonce: 6, key: {KEY}}}")
+    minted = run("cid", "new", "--count", "3", "-c", where).output.split()
+    assert len(set(minted)) == 3
+    for cid in minted:
+        assert "server ID: 0001 (this server)" in run("cid", "decode", cid, "-c", where).output
+
+
+def test_bytes_that_are_none_and_a_configuration_without(folder, tmp_path):
+    result = run("cid", "decode", "xyz", "-c", folder("{server_id: '0001'}"))
+    assert (result.exit_code, "'xyz' is no connection ID; expected pairs of hexadecimal digits" in result.output) == (2, True)
+    (tmp_path / "one.yaml").write_text(SITE)
+    result = run("cid", "new", "-c", str(tmp_path))
+    assert (result.exit_code, "has no server.quic.connection_ids" in result.output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("connection_ids", "told"),
+    [
+        ("{server_id: xy}", "one.yaml:2:45: 'server.quic.connection_ids.server_id' is not valid: got 'xy', expected bytes as pairs of"),
+        ("{nonce: 4}", "one.yaml:2:"),
+        ("{server_id: '0102', key: '0102'}", "the key has to have 16 bytes, not 2"),
+        ("{server_id: '0102030405060708090a', nonce: 10}", "have 20 bytes together, and a connection ID has room for 19"),
+    ],
+)
+def test_mistakes_are_told(folder, connection_ids, told):
+    result = run("check", "-c", folder(connection_ids))
+    assert result.exit_code == 2
+    assert told in result.output
+
+
+def test_check_tells_of_the_connection_ids_but_not_of_their_key(folder):
+    result = run("check", "-c", folder(f"{{server_id: '0001', key: {KEY}}}"))
+    assert "connection IDs: 11 bytes, server 0001, configuration ID 0, encrypted" in result.output
+    assert KEY not in result.output
