@@ -16,6 +16,8 @@ class Settings(TypedDict):
     """A connection ID and its stateless reset token."""
     cid_bytes: int
     """Length of those connection IDs."""
+    reset: Callable[[bytes, int, float], bytes | None]
+    """(unknown connection ID, size of its packet, now) to the stateless reset that answers it."""
     admit: Callable[[int, _Address], bool] | None
     make_head: Callable[[int, _Headers, bool], tuple[object, int, int, bool]]
     """(stream, fields, end) to (event, 0, content length or -1, whether no body is to be sent) or (event, status, -1, False)."""

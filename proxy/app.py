@@ -200,6 +200,7 @@ class App:
                 udp = UdpListener(listener, self._services, self._endpoint, self._limits, sock)
                 udp.start()
                 stack.callback(udp.close)
+                self._metrics.before_read.append(udp.show)
                 self._udp.append(udp)
             bound.append(listener)
         self._services.snapshot = replace(self._services.snapshot, listeners=tuple(bound))

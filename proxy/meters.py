@@ -30,9 +30,12 @@ class ProxyMetrics:
         "pool_backends",
         "quic_bytes_lost",
         "quic_congestion_window",
+        "quic_dropped",
+        "quic_handshakes",
         "quic_packets_lost",
         "quic_packets_sent",
         "quic_path_changes",
+        "quic_resets_sent",
         "quic_round_trip",
         "rejected",
         "reloads",
@@ -71,6 +74,9 @@ class ProxyMetrics:
         self.rejected = counter("qproxy_rejected_total", "Requests refused as malformed or too large", ("version", "reason"))
         self.limits_hit = counter("qproxy_limits_hit_total", "What a limit of the configuration turned away", ("limit",))
         self.datagrams = counter("qproxy_datagrams_total", "UDP datagrams, by direction (in, out)", ("direction",))
+        self.quic_dropped = counter("qproxy_quic_datagrams_dropped_total", "UDP datagrams that belonged nowhere, or came beyond a bound")
+        self.quic_resets_sent = counter("qproxy_quic_stateless_resets_total", "Packets of connections that are gone, answered with a reset")
+        self.quic_handshakes = gauge("qproxy_quic_handshakes", "QUIC handshakes now in progress", ("listener",))
         self.quic_path_changes = counter("qproxy_quic_path_changes_total", "QUIC connections whose client changed its address")
         # of QUIC connections that ended, where the engine tells (the native one does)
         self.quic_round_trip = histogram("qproxy_quic_round_trip_seconds", "Smoothed round-trip time of a QUIC connection at its end")

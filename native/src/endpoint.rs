@@ -449,8 +449,10 @@ impl Endpoint {
     // Datagrams in
 
     fn on_datagram(&mut self, py: Python<'_>, data: &mut [u8], from: SocketAddr, to: SocketAddr) -> PyResult<()> {
-        let slot = match packets::destination_of(data, self.cid_bytes).and_then(|cid| self.by_cid.get(&cid).copied()) {
+        let cid = packets::destination_of(data, self.cid_bytes);
+        let slot = match cid.and_then(|cid| self.by_cid.get(&cid).copied()) {
             Some(slot) => slot,
+            None if packets::is_short(data) => return self.reset_unknown(py, cid, data.len(), from, to),
             None => match self.accept(py, data, from, to)? {
                 Some(slot) => slot,
                 None => return Ok(()),
@@ -471,6 +473,18 @@ impl Endpoint {
         if !entry.touched {
             entry.touched = true;
             self.touched.push(slot);
+        }
+        Ok(())
+    }
+
+    /// A packet of a connection that is gone.
+    fn reset_unknown(&mut self, py: Python<'_>, cid: Option<Cid>, size: usize, from: SocketAddr, to: SocketAddr) -> PyResult<()> {
+        match cid.filter(|_| self.answers > 0) {
+            Some(cid) => match self.callbacks.reset(py, cid, size, self.clock.1)? {
+                Some(answer) => self.answer(&answer, from, to),
+                None => self.dropped += 1,
+            },
+            None => self.dropped += 1,
         }
         Ok(())
     }

@@ -73,6 +73,12 @@ pub fn destination_of(data: &[u8], cid_bytes: usize) -> Option<Cid> {
     }
 }
 
+/// Whether a datagram begins with a short header.
+#[must_use]
+pub fn is_short(data: &[u8]) -> bool {
+    data.first().is_some_and(|first| first & 0xc0 == 0x40)
+}
+
 /// The long header that a datagram begins with; None for anything else.
 #[must_use]
 pub fn read_long_header(data: &[u8]) -> Option<LongHeader<'_>> {

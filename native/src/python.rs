@@ -27,6 +27,7 @@ pub struct Callbacks {
     make_head: Py<PyAny>,
     make_trailers: Py<PyAny>,
     mint: Py<PyAny>,
+    reset: Py<PyAny>,
     refuse: Py<PyAny>,
     admit: Option<Py<PyAny>>,
     transmit: Py<PyAny>,
@@ -61,6 +62,7 @@ impl Callbacks {
             make_head: setting(settings, "make_head")?,
             make_trailers: setting(settings, "make_trailers")?,
             mint: setting(settings, "mint")?,
+            reset: setting(settings, "reset")?,
             refuse: setting(settings, "refuse")?,
             admit: setting(settings, "admit")?,
             transmit: setting(settings, "transmit")?,
@@ -100,6 +102,14 @@ impl Callbacks {
     /// Those of the callable.
     pub fn refuse(&self, py: Python<'_>, datagram: &[u8]) -> PyResult<Option<Vec<u8>>> {
         self.refuse.bind(py).call1((PyBytes::new(py, datagram),))?.extract()
+    }
+
+    /// The stateless reset that answers a packet of `size` bytes for `cid`, if there is one.
+    ///
+    /// # Errors
+    /// Those of the callable.
+    pub fn reset(&self, py: Python<'_>, cid: Cid, size: usize, now: f64) -> PyResult<Option<Vec<u8>>> {
+        self.reset.bind(py).call1((PyBytes::new(py, cid.as_slice()), size, now))?.extract()
     }
 
     /// Append the event that a connection is over.

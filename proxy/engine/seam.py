@@ -171,6 +171,18 @@ class Endpoint(Protocol):
     def connections(self) -> int:
         """Connections that are alive, handshakes included."""
 
+    @property
+    def handshakes(self) -> int:
+        """Handshakes in progress."""
+
+    @property
+    def dropped(self) -> int:
+        """Datagrams so far that belonged nowhere, or came beyond a bound."""
+
+    @property
+    def resets_sent(self) -> int:
+        """Stateless resets so far (RFC 9000, section 10.3)."""
+
 
 class FastEndpoint(Endpoint, Protocol):
     """An endpoint that reads and writes its socket by itself, many datagrams with one system call: none of them becomes an object here.

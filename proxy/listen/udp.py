@@ -99,6 +99,7 @@ class UdpListener:
             Fast(self.endpoint, sock.fileno()) if is_fast(self.endpoint) else Portable(self.endpoint, self._socket, services.log)
         )
         self._counted_in = self._counted_out = 0
+        self._shown_dropped = self._shown_resets = 0
         self._waits_for_room = False
         self._loop = asyncio.get_running_loop()
         self._flush_scheduled = False
@@ -108,6 +109,15 @@ class UdpListener:
         meters = services.meters
         self._received: Cell = meters.datagrams.cell("in")
         self._sent: Cell = meters.datagrams.cell("out")
+
+    def show(self) -> None:
+        """A hook for ``Metrics.before_read``: what the endpoint counts by itself."""
+        meters, endpoint = self.services.meters, self.endpoint
+        dropped, resets = endpoint.dropped, endpoint.resets_sent
+        meters.quic_dropped.cell().value += dropped - self._shown_dropped
+        meters.quic_resets_sent.cell().value += resets - self._shown_resets
+        self._shown_dropped, self._shown_resets = dropped, resets
+        meters.quic_handshakes.cell(self.listener.name).value = endpoint.handshakes
 
     def _admit(self, handle: Handle, peer: Address) -> bool:
         """Whether a new connection may begin; it is counted until it closes, under the address that it came from."""

@@ -1,6 +1,9 @@
-"""Connection IDs that a load balancer in front can route by: what a client on the wire sees names the server, whatever its address."""
+"""What a client sees of connection IDs: the server's name for a balancer in front, and after a crash that their connection is gone."""
+
+import time
 
 import pytest
+from harness.clients import curl_session
 from harness.content import MIB, digest
 from harness.http3 import http3
 from harness.relay import Relay
@@ -38,3 +41,17 @@ async def test_every_connection_id_names_the_server_also_after_a_change_of_addre
     assert {parts.server_id.hex() for parts in decoded} == {"0011223344556677"}
     assert len({parts.nonce for parts in decoded}) == len(decoded)
     assert {len(cid) for cid in seen} == {layout.cid_bytes}
+
+
+def test_a_client_is_served_at_once_after_a_crash(authority, start_proxy):
+    proxy = start_proxy()
+    with curl_session(authority, proxy.port) as session:
+        assert session.get(proxy.url("/hello")).status_code == 200
+        proxy.crash()
+        proxy.start()
+        began = time.monotonic()
+        answer = session.get(proxy.url("/hello"))
+        took = time.monotonic() - began
+    assert answer.status_code == 200
+    assert proxy.metric("qproxy_quic_stateless_resets_total") >= 1
+    assert took < 10  # without the reset: curl's idle timeout

@@ -24,7 +24,7 @@ def crypto(offset: int, data: bytes) -> bytes:
 JUNK = {
     "empty": b"",
     "one byte": b"\xc0",
-    "short header": b"\x40" + bytes(40),
+    "short header": b"\x40" + bytes(20),
     "fixed bit off": bytes(1300),
     "small initial": initial()[:1199],
     "long header cut": b"\xc0\0\0\0\1\x14",

@@ -22,6 +22,7 @@ from proxy.engine.quic import packets
 from proxy.engine.quic.connection import Transport
 from proxy.engine.quic.ids import Minter
 from proxy.engine.quic.reasons import reason
+from proxy.engine.quic.resets import Resets
 from proxy.engine.quic.settings import MIN_DATAGRAM, QuicSettings
 from proxy.engine.quic.tls import ALPN, CIPHERS, Identities
 from proxy.engine.seam import Datagram, EngineLimits, Handle, Select, Transmit
@@ -82,6 +83,7 @@ class QuicEndpoint:
         self._admit = admit
         self._mint = Minter(secret, random_bytes, settings.routable)
         self._cid_bytes = self._mint.cid_bytes
+        self._resets = Resets(self._mint, random_bytes)
         self._sections = FieldSections()
         self._configuration = QuicConfiguration(
             is_client=False,
@@ -121,10 +123,14 @@ class QuicEndpoint:
             cid = packets.destination_of(data, cid_bytes)
             connection = by_cid.get(cid) if cid is not None else None
             if connection is None:
+                may_answer = answers > len(self._answers)
+                if cid is not None and not data[0] & 0x80:
+                    self._reset_unknown(cid, datagram, may_answer, now)
+                    continue
                 if len(data) < MIN_DATAGRAM or not data[0] & 0x80 or not (header := packets.read_long_header(data)):
                     self.dropped += 1
                     continue
-                connection = self._accept(header, datagram, answers > len(self._answers), now)
+                connection = self._accept(header, datagram, may_answer, now)
                 if connection is None:
                     continue
             touched[connection.handle] = connection
@@ -260,6 +266,11 @@ class QuicEndpoint:
         self._dirty[handle] = connection
         return connection.http
 
+    @property
+    def resets_sent(self) -> int:
+        """Stateless resets."""
+        return self._resets.sent
+
     # The life of a connection
 
     def _accept(self, header: packets.LongHeader, datagram: Datagram, may_answer: bool, now: float) -> _Connection | None:
@@ -305,6 +316,14 @@ class QuicEndpoint:
         self._by_handle[connection.handle] = connection
         self.handshakes += 1
         return connection
+
+    def _reset_unknown(self, cid: bytes, datagram: Datagram, may_answer: bool, now: float) -> None:
+        """A packet of a connection that is gone."""
+        answer = self._resets.answer(cid, len(datagram.data), now) if may_answer else None
+        if answer is None:
+            self.dropped += 1
+        else:
+            self._answers.append(Transmit(answer, datagram.peer, datagram.local))
 
     def _collect(self, connection: _Connection, now: float) -> None:
         """Turn what the transport has to tell into events."""

@@ -30,6 +30,8 @@ class Minter:
     def __init__(self, secret: bytes, random_bytes: Callable[[int], bytes], routable: Routable | None = None) -> None:
         self._token_key = blake2b(b"", key=secret[:64], person=b"stateless reset", digest_size=32).digest()
         self._mint: Callable[[], bytes]
+        self._server_id = b""
+        self._codec: quic_lb.Codec | None = None
         if routable is None:
             self.cid_bytes = OPAQUE_BYTES
             salt = blake2b(random_bytes(16), key=secret[:64], person=b"connection id", digest_size=quic_lb.KEY_BYTES).digest()
@@ -37,12 +39,27 @@ class Minter:
         else:
             self.cid_bytes = routable.layout.cid_bytes
             salt = blake2b(b"", key=secret[:64], person=b"nonces", digest_size=quic_lb.KEY_BYTES).digest()
-            self._mint = quic_lb.Minter(quic_lb.Codec(routable.layout), quic_lb.Server(routable.server_id, salt), random_bytes)
+            self._server_id = routable.server_id
+            self._codec = quic_lb.Codec(routable.layout)
+            self._mint = quic_lb.Minter(self._codec, quic_lb.Server(routable.server_id, salt), random_bytes)
 
     def __call__(self) -> tuple[bytes, bytes]:
         """A connection ID and its stateless reset token."""
         cid = self._mint()
-        return cid, blake2b(cid, key=self._token_key, digest_size=16).digest()
+        return cid, self.token(cid)
+
+    def token(self, cid: bytes) -> bytes:
+        """The stateless reset token of *cid*, in this life of the process or another."""
+        return blake2b(cid, key=self._token_key, digest_size=16).digest()
+
+    def is_ours(self, cid: bytes) -> bool:
+        """Whether *cid*, of the right length, may be from us: an opaque one may, a routable one that names this server too."""
+        if self._codec is None:
+            return True
+        try:
+            return self._codec.decode(cid).server_id == self._server_id
+        except quic_lb.NotRoutable:
+            return False
 
 
 class _Opaque:

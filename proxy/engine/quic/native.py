@@ -16,6 +16,7 @@ from proxy.engine.events import Event, Rejected, RequestHead
 from proxy.engine.h3 import RESET_CODES
 from proxy.engine.quic import packets
 from proxy.engine.quic.ids import Minter
+from proxy.engine.quic.resets import Resets
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.seam import HIGH_WATER, LOW_WATER, EngineLimits, Handle, Select, Transmit
 from proxy.engine.validate import Malformed, pseudo_request, trailers
@@ -33,6 +34,7 @@ class NativeEndpoint(qproxy_native.Endpoint):
     """Implements ``seam.FastEndpoint``. The arguments are those of ``QuicEndpoint``."""
 
     version = "HTTP/3"
+    _resets: Resets
 
     def __new__(  # noqa: PLR0913  # the signature that the engines share
         cls,
@@ -46,13 +48,15 @@ class NativeEndpoint(qproxy_native.Endpoint):
     ) -> Self:
         """See ``QuicEndpoint``."""
         mint = Minter(secret, random_bytes, settings.routable)
+        resets = Resets(mint, random_bytes)
         control = settings.congestion_control
-        return super().__new__(
+        self = super().__new__(
             cls,
             {
                 "select": select,
                 "mint": mint,
                 "cid_bytes": mint.cid_bytes,
+                "reset": resets.answer,
                 "admit": admit,
                 "make_head": head_maker(limits),
                 "make_trailers": trailers_maker(limits),
@@ -74,6 +78,13 @@ class NativeEndpoint(qproxy_native.Endpoint):
                 "congestion_control": AUTO_CONGESTION_CONTROL if control == "auto" else control,
             },
         )
+        self._resets = resets
+        return self
+
+    @property
+    def resets_sent(self) -> int:
+        """Stateless resets."""
+        return self._resets.sent
 
     def reset(self, connection: Handle, stream: int, reason: Reset) -> None:
         """Cut one stream."""

@@ -23,6 +23,7 @@ from proxy.engine.events import (
 )
 from proxy.engine.quic.abuse import RESET_BURST
 from proxy.engine.quic.ids import Routable
+from proxy.engine.quic.resets import BURST
 from proxy.engine.quic.settings import CONGESTION_CONTROLS, QuicSettings
 from proxy.engine.seam import HIGH_WATER, Datagram, Endpoint, EngineLimits
 from proxy.errors import Reset
@@ -70,6 +71,50 @@ def test_connection_ids_are_of_the_form_that_a_balancer_routes_by(engine, layout
     assert {parts.server_id for parts in decoded} == {server_id}
     assert len({parts.nonce for parts in decoded}) == len(decoded)
     assert not closed(world)
+
+
+def test_a_client_of_an_earlier_life_hears_a_stateless_reset(engine) -> None:
+    world = World(engine=engine)
+    client = world.connect()
+    assert world.run(lambda: client.quic._handshake_confirmed and bool(client.quic._peer_cid_available))
+    cids = {entry.cid: entry.stateless_reset_token for entry in (client.quic._peer_cid, *client.quic._peer_cid_available)}
+    again = World(engine=engine)  # with the same secret
+    for cid, token in cids.items():
+        packet = b"\x41" + cid + bytes(30)
+        again.inject(packet)
+        [answer] = again.endpoint.take_datagrams(0.0)
+        assert answer.peer == PEER
+        assert 21 <= len(answer.data) < len(packet)
+        assert answer.data[-16:] == token
+        assert answer.data[0] & 0xC0 == 0x40
+    assert again.endpoint.resets_sent == len(cids) > 1
+    assert (again.endpoint.dropped, again.endpoint.connections) == (0, 0)
+
+
+def test_stateless_resets_are_smaller_than_what_they_answer_and_few(engine) -> None:
+    world = World(engine=engine)
+    for size, answered in ((21, None), (22, 21), (30, 29), (43, 42), (1200, 42)):
+        world.inject(b"\x40" + bytes(size - 1))
+        assert [len(answer.data) for answer in world.endpoint.take_datagrams(0.0)] == ([answered] if answered else [])
+    world.endpoint.receive([Datagram(b"\x40" + bytes(50), PEER, SERVER)] * (ANSWERS + 5), 0.0)
+    assert len(world.endpoint.take_datagrams(0.0)) == ANSWERS
+    assert world.endpoint.dropped == 6
+    for _ in range(BURST):
+        world.inject(b"\x40" + bytes(50))
+        world.endpoint.take_datagrams(0.0)
+    assert world.endpoint.resets_sent == BURST
+    later = world.endpoint.receive([Datagram(b"\x40" + bytes(50), PEER, SERVER)], 1.0)
+    assert later == []
+    assert world.endpoint.resets_sent == BURST + 1
+
+
+def test_who_is_of_another_server_hears_no_stateless_reset(engine) -> None:
+    layout = Layout(1, 2, 5, key=bytes(16))
+    world = World(engine=engine, settings=QuicSettings(routable=Routable(layout, b"us")))
+    codec = Codec(layout)
+    for cid, answers in ((codec.encode(b"us", b"12345"), 1), (codec.encode(b"no", b"12345"), 0), (b"\xe7" + bytes(7), 0)):
+        world.inject(b"\x40" + cid + bytes(40))
+        assert len(world.endpoint.take_datagrams(0.0)) == answers
 
 
 # What makes a connection, and what does not
