@@ -7,14 +7,23 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from harness.backend import Connection, World
 
 
 class _Connection(Connection):
     """Any transport: a unix socket knows no nodelay."""
 
+    open = False
+
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        self.open = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.open = False
 
 
 class InProcess:
@@ -23,7 +32,8 @@ class InProcess:
     def __init__(self, name: str, *, host: str = "127.0.0.1", path: Path | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.name = name
         self._world = World(name)
-        self._loop = asyncio.new_event_loop()
+        # asyncio's own (3.11) leaves a connection open that it accepts in the turn in which the server is closed
+        self._loop = uvloop.new_event_loop()
         family = socket.AF_UNIX if path is not None else socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         self._socket.bind(str(path) if path is not None else (host, 0))
@@ -59,10 +69,13 @@ class InProcess:
         started.set()
         await self._stop.wait()
         server.close()
-        for connection in connections:
-            if hasattr(connection, "transport"):
+        while True:
+            await asyncio.sleep(0)  # what was accepted is made, and what was aborted closes its socket
+            left = [connection for connection in connections if connection.open]
+            if not left:
+                return
+            for connection in left:
                 connection.transport.abort()
-        await asyncio.sleep(0)  # lets the aborted transports close their sockets
 
     def close(self) -> None:
         """End it; its sockets are closed."""
