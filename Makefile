@@ -11,7 +11,7 @@ ENGINES ?= installed
 E2E = $(BIN)/pytest -q -n $(WORKERS) --dist loadfile $(if $(filter-out installed,$(ENGINES)),--engines=$(ENGINES))
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
-.PHONY: help venv demo native native-test native-wheel-test engines test soak lint types imports unit e2e coverage bench bench-full profile micro micro-instructions fuzz fuzz-h2 compiled test-compiled packages clean
+.PHONY: help venv demo native native-test native-wheel-test engines test soak lint types imports unit e2e coverage bench bench-full profile micro micro-instructions fuzz fuzz-h2 compiled test-compiled smoke-compiled wheel packages clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -85,18 +85,26 @@ $(VENV)/.bench: $(VENV)/.developer
 	@touch $@
 
 # Root makes and enters the peers' Debian root. BENCH takes options: make bench BENCH="--rounds 5".
-bench: $(VENV)/.bench packages bench-native ## Compare with nginx, HAProxy, Caddy, Envoy, hypercorn and the bare engines, in minutes: bench/results/
+bench: $(VENV)/.bench packages bench-builds ## Compare with nginx, HAProxy, Caddy, Envoy, hypercorn and the bare engines, in minutes: bench/results/
 	$(BIN)/python -m bench.run $(BENCH)
 
-bench-full: $(VENV)/.bench packages bench-native ## The same with every workload, in an hour
+bench-full: $(VENV)/.bench packages bench-builds ## The same with every workload, in an hour
 	$(BIN)/python -m bench.run --full $(BENCH)
 
-profile: $(VENV)/.bench packages bench-native ## Flame graphs of each workload: bench/results/profiles/
+profile: $(VENV)/.bench packages bench-builds ## Flame graphs of each workload: bench/results/profiles/
 	$(BIN)/python -m bench.profile $(BENCH)
 
-.PHONY: bench-native
-bench-native: # Where it can't be built, as without Rust, the rest is compared
-	-@$(MAKE) --no-print-directory native
+# What is measured is the released form, in the fastest Python here. Where it can't be built, as without a compiler, it is the pure one of
+# $(VENV); and where the native engine can't, as without Rust, the rest.
+.PHONY: bench-builds
+bench-builds:
+	-@scripts/debian-packages bench
+	-@$(MAKE) --no-print-directory compiled && $(MAKE) --no-print-directory $(COMPILED)/.native
+	@[ -e $(COMPILED)/.compiled ] || $(MAKE) --no-print-directory native || true
+
+$(COMPILED)/.native: scripts/native $(wildcard native/*.* native/src/*.rs native/patches/*) | $(COMPILED)/.compiled
+	@scripts/native install $(COMPILED)
+	@touch $@
 
 micro: $(VENV)/.bench ## The parts of the request path, each alone (pyperf): bench/results/micro.md
 	$(BIN)/python -m bench.micro
@@ -104,16 +112,37 @@ micro: $(VENV)/.bench ## The parts of the request path, each alone (pyperf): ben
 micro-instructions: $(VENV)/.bench ## The same in machine instructions (needs valgrind), for a machine that is busy
 	$(BIN)/python -m bench.micro.instructions
 
-# Never editable: the extensions are in the wheel alone, none beside the sources (setup.py). Needs a C compiler and Python's headers.
-compiled: ## A virtual environment of its own, .venv-compiled, with the request path as machine code: faster, otherwise the same
-	@scripts/venv $(COMPILED) '.[dev]' 'setuptools>=77' wheel
-	@rm -rf build # setuptools would pack what it left there last time
-	QPROXY_COMPILED=1 $(COMPILED)/bin/pip install --quiet --no-build-isolation --no-deps --force-reinstall .
+# Not editable: the extensions are in the wheel alone, none beside the sources (setup.py).
+$(COMPILED)/.compiled: pyproject.toml setup.py scripts/compiled scripts/venv scripts/fastest-python $(shell find proxy balancer -name '*.py')
+	@scripts/debian-packages compiled
+	@scripts/compiled install $(COMPILED)
+	@touch $@
 
-test-compiled: compiled ## Unit tests and properties over the compiled build, in a folder without the sources
-	rm -rf build/tested && mkdir -p build/tested
-	cp -R tests conf.d docs bench scripts pyproject.toml Makefile README.md CHANGELOG.md build/tested
-	cd build/tested && $(abspath $(COMPILED))/bin/python -m pytest -q -n $(WORKERS) tests/unit tests/property
+compiled: $(COMPILED)/.compiled ## The released form in a virtual environment of its own, .venv-compiled: the request path as machine code
+
+wheel: ## The compiled wheel into dist/, run once in an empty environment
+	@scripts/debian-packages compiled
+	@scripts/compiled wheel
+
+# A tree like this one whose packages are the compiled ones. Not optimised: that changes nothing but the time it takes.
+build/tested/.made: pyproject.toml setup.py scripts/compiled $(shell find proxy balancer -name '*.py') | venv
+	@scripts/debian-packages compiled
+	@PYTHON=$(abspath $(BIN)/python) QPROXY_OPTIMIZE=$${QPROXY_OPTIMIZE:-0} scripts/compiled tree build/tested
+	@touch $@
+
+.PHONY: build/tested
+build/tested: build/tested/.made
+	@cd $@ && rm -rf tests conf.d docs bench scripts native && mkdir native
+	@cp -R tests conf.d docs bench scripts setup.py pyproject.toml Makefile README.md CHANGELOG.md $@
+	@cp native/Cargo.toml $@/native
+
+TESTED = cd build/tested && $(abspath $(BIN))/pytest -q -n $(WORKERS) --dist loadfile $(if $(filter-out installed,$(ENGINES)),--engines=$(ENGINES))
+
+test-compiled: packages engines build/tested ## All tests but the simulations over the compiled build
+	$(TESTED) tests/unit tests/property tests/e2e
+
+smoke-compiled: packages engines build/tested # The part of them that make test has
+	$(TESTED) tests/e2e/test_e2e_hello.py tests/e2e/test_e2e_semantics.py
 
 fuzz: venv ## The properties, with a hundred times as many examples
 	FUZZ=100 $(BIN)/pytest -q -n $(WORKERS) --timeout=1800 tests/property

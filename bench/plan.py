@@ -74,8 +74,19 @@ class Plan:
     """Off beside on."""
     idle_targets: tuple[str, ...] = ()
     """Those whose idle connections are looked at; empty: all."""
+    latency_targets: tuple[str, ...] = ()
+    """Those whose latency is looked at, in each round; empty: all."""
 
 
-PRODUCTS = ("qproxy", "qproxy-compiled", "before", "qproxy-portable", "nginx", "haproxy", "caddy", "envoy")
-QUICK = Plan((GET_1K, GET_1M), rounds=3, seconds=3, latency_seconds=4, idle=300, idle_targets=PRODUCTS)
+PEERS = ("nginx", "haproxy", "caddy", "envoy")
+PRODUCTS = ("qproxy", "before", "qproxy-portable", *PEERS)
+QUICK = Plan(
+    (GET_1K, GET_1M),
+    rounds=3,
+    seconds=3,
+    latency_seconds=3,
+    idle=300,
+    idle_targets=("qproxy", "qproxy-portable", "nginx", "caddy"),
+    latency_targets=("qproxy", *PEERS),
+)
 FULL = Plan(WORKLOADS, 4, 4, 10, idle=1000, new=300, sweeps=(*CONNECTIONS, *STREAMS), sites=(10, 10_000), access_log=True)

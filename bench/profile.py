@@ -22,7 +22,7 @@ from bench.servers import backend
 from bench.servers import place as places
 from bench.servers.place import Place, Running, UnavailableError
 from bench.servers.variant import Variant
-from bench.targets import targets
+from bench.targets import COMPILED, targets
 
 OURS = ("qproxy", "qproxy-portable", "floor", "floor-portable")
 
@@ -31,8 +31,9 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="profile", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     here = Path(sys.executable)
+    build = COMPILED if COMPILED.exists() else here
     names = [workload.name for workload in FULL.workloads]
-    parser.add_argument("--python", type=Path, default=here, help="interpreter with the build to profile")
+    parser.add_argument("--python", type=Path, default=build, help="interpreter with the build to profile")
     parser.add_argument("--targets", nargs="+", choices=OURS, default=["qproxy", "qproxy-portable"])
     parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=list(VERSIONS))
     parser.add_argument("--workloads", nargs="+", choices=names, default=[workload.name for workload in QUICK.workloads])
@@ -71,7 +72,7 @@ class Profiler:
 
     def target(self, name: str) -> None:
         """All workloads of one target."""
-        target = next(target for target in targets(self.options.python, self.options.python) if target.name == name)
+        target = next(target for target in targets(self.options.python) if target.name == name)
         for workload in FULL.workloads:
             if workload.name not in self.options.workloads:
                 continue

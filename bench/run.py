@@ -19,7 +19,7 @@ from bench.plan import FULL, QUICK, Plan
 from bench.report import Facts
 from bench.servers import place as places
 from bench.session import Session
-from bench.targets import Target, targets
+from bench.targets import COMPILED, Target, form, targets
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("uvloop", "httptools", "h2", "ngh2", "aioquic", "qproxy-native")
@@ -45,7 +45,7 @@ def main() -> int:
             def checkpoint() -> None:
                 kept = {"left_out": record.left_out, "versions": {**_libraries(options.python), **record.versions}}
                 told = {
-                    "machine": _machine(place, own_mtu=options.mtu if own else 0),
+                    "machine": _machine(place, options.python, own_mtu=options.mtu if own else 0),
                     **kept,
                     "full": options.full,
                     "runs": record.runs.dump(),
@@ -72,8 +72,8 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    here = Path(sys.executable)
-    names = [target.name for target in targets(here, here)]
+    here = COMPILED if COMPILED.exists() else Path(sys.executable)
+    names = [target.name for target in targets(here)]
     parser.add_argument("--full", action="store_true", help="everything, about an hour; without: the bars, some minutes")
     parser.add_argument("--rounds", type=int, help="instead of the plan's")
     parser.add_argument("--seconds", type=int, help="of each run, instead of the plan's")
@@ -81,7 +81,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=list(VERSIONS))
     parser.add_argument("--workloads", nargs="+", help="some of the plan's, by name; with it latency and idle memory are left out")
     parser.add_argument("--python", type=Path, default=here, help="interpreter with the build to measure")
-    parser.add_argument("--portable-python", type=Path, default=here, help="interpreter with the portable build (no compiled modules)")
     parser.add_argument("--before", type=Path, help="interpreter with an older build on the same engines, to compare with")
     parser.add_argument("--mtu", type=int, default=MTU, help="of loopback, in a network namespace of its own; 0: the system's loopback")
     parser.add_argument("--pin", action=argparse.BooleanOptionalAction, default=True, help="keep server and load on a core each")
@@ -105,7 +104,7 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 
 def _targets(options: argparse.Namespace) -> list[Target]:
-    return targets(options.python, options.portable_python, options.before)
+    return targets(options.python, options.before)
 
 
 def find_peers() -> Path | None:
@@ -116,7 +115,7 @@ def find_peers() -> Path | None:
     return Path(where) if Path(where).exists() else None
 
 
-def _machine(place: places.Place, *, own_mtu: int) -> dict[str, object]:
+def _machine(place: places.Place, python: Path, *, own_mtu: int) -> dict[str, object]:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
     return {
@@ -126,7 +125,8 @@ def _machine(place: places.Place, *, own_mtu: int) -> dict[str, object]:
         "pinned": place.server_core is not None,
         "loopback's MTU": own_mtu or "the system's",
         "kernel": platform.release(),
-        "Python": platform.python_version(),
+        "Python": form(python)[1],
+        "qproxy is": form(python)[0],
     }
 
 

@@ -100,12 +100,15 @@ class Place:
         ports: Mapping[str, int],
         *,
         load_side: bool = False,
+        environment: Mapping[str, str] | None = None,
     ) -> Running:
         """Start a server and wait until it has its ports. Raises UnavailableError with its last words."""
         log = self.folder / f"{name}.out"
         prefix = self.pin(self.load_core if load_side else self.server_core)
         with log.open("wb") as out:
-            process = subprocess.Popen([*prefix, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=self.folder)
+            process = subprocess.Popen(
+                [*prefix, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=self.folder, env=environment
+            )
         self.processes.append(process)
         end = time.monotonic() + START_SECONDS
         while not all(taken(port, "udp") if version == "h3" else accepts(port) for version, port in ports.items()):

@@ -3,6 +3,7 @@
 ``Build`` says which interpreter runs them: a virtual environment with compiled modules or with the native wheel may be another one.
 """
 
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from bench.servers.backend import behind
-from bench.servers.place import Place, Running, UnavailableError, free_port, module
+from bench.servers.place import ROOT, Place, Running, UnavailableError, free_port, module
 from bench.servers.variant import PLAIN, Variant
 
 SITES_PER_FILE = 1000
@@ -27,11 +28,20 @@ class Build:
     h2: str
     quic: str
     """Engines by their names in the configuration."""
+    sources: bool = False
+    """Run the sources of this tree, whatever is installed: the same interpreter and libraries, and nothing compiled."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For its processes."""
+        return {**os.environ, "PYTHONPATH": str(ROOT)} if self.sources else {**os.environ}
 
     def need(self, engine: str) -> None:
         """Raises UnavailableError where *engine* can't be used by this interpreter."""
         script = "import sys; from proxy.engine.choice import ENGINES; print(*(e.why_missing() for e in ENGINES if e.name == sys.argv[1]))"
-        done = subprocess.run([self.python, "-c", script, engine], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [self.python, "-c", script, engine], env=self.environment, cwd="/", capture_output=True, text=True, check=False
+        )
         if done.returncode or done.stdout.strip() not in {"None", ""}:
             msg = f"engine {engine}: {(done.stdout or done.stderr).strip()[-200:]}"
             raise UnavailableError(msg)
@@ -61,7 +71,7 @@ def start(place: Place, build: Build, variant: Variant = PLAIN) -> Running:
     for at in range(0, len(sites), SITES_PER_FILE):
         write(folder / f"sites-{at}.yaml", {"sites": sites[at : at + SITES_PER_FILE]})
     command = [str(build.python), "-m", "proxy", "-c", str(folder)]
-    return place.start(name, command, dict.fromkeys(("h1", "h2", "h3"), port))
+    return place.start(name, command, dict.fromkeys(("h1", "h2", "h3"), port), environment=build.environment)
 
 
 def start_floor(place: Place, build: Build, version: str, engine: str, variant: Variant = PLAIN) -> Running:
@@ -73,7 +83,7 @@ def start_floor(place: Place, build: Build, version: str, engine: str, variant: 
     port = free_port()
     command = [*module(build.python, "bench.floor"), version, "--engine", engine]
     command += ["--port", str(port), "--backend", str(behind(place, variant)), "--certificate", str(place.pem)]
-    return place.start(f"floor-{engine}-{port}", command, {version: port})
+    return place.start(f"floor-{engine}-{port}", command, {version: port}, environment=build.environment)
 
 
 def write(path: Path, content: object) -> None:

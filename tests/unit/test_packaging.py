@@ -18,6 +18,12 @@ def test_every_folder_of_sources_is_in_the_wheel():
     assert sources == packaged
 
 
+def test_what_is_compiled_is_there_and_stands_once_in_order():
+    compiled = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["qproxy"]["compiled"]
+    assert compiled == sorted(set(compiled))
+    assert not [name for name in compiled if not (ROOT / name).exists()]
+
+
 def test_the_console_script_is_the_command_line():
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {"qproxy": "proxy.cli:main"}
