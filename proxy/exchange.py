@@ -20,9 +20,9 @@ from balancer.affinity import address_key
 from balancer.backend import Backend
 from balancer.pool import Outcome
 from proxy.answers import HEALTH_HEADERS, date_header, failure_headers, plain_text
-from proxy.engine.events import Informational, RequestBody, RequestHead, ResponseHead
+from proxy.engine.events import Informational, RequestBody, RequestHead, ResponseHead, UpstreamRequest
 from proxy.errors import Kind, ProxyError, Reset
-from proxy.message import Headers, get, host_of
+from proxy.message import Headers, host_of
 from proxy.meters import AccessRecord
 from proxy.pipe import Pipe
 from proxy.policy.answer import Redirect, Respond
@@ -302,7 +302,7 @@ class Exchange:
     def on_connect_failed(self, error: ProxyError) -> None:
         """The candidate can't be reached: nothing was sent, so any request may walk on to the next one, at once."""
         self._attempt = None
-        self._give_up_backend(Outcome.CONNECT_FAILED)
+        self._give_up_backend(Outcome.CONNECT_FAILED, self._services.clock())
         self._connect_failures += 1
         self._attempts -= 1
         candidate = self._next_candidate() if self._connect_failures < MAX_CONNECT_FAILURES else None
@@ -332,8 +332,7 @@ class Exchange:
         host = head.authority
         if action.host is not None:
             host = action.host or action.pool.endpoints[backend.identity].authority
-        headers = [(b"host", host), *self._forward_headers]
-        connection.begin(self, head.method, self._target, headers, end=head.end)
+        connection.begin(self, UpstreamRequest(head.method, self._target, host, self._forward_headers, head.content_length, head.end))
         upload = self._upload
         if upload is None:
             return
@@ -378,59 +377,55 @@ class Exchange:
         if event.status != 100:
             self.client.inform(self.stream, event.status, strip_hop_by_hop(event.headers))
 
-    def on_response_head(self, event: ResponseHead) -> None:
-        """The backend answers."""
-        headers = self._begin_response(event)
+    def on_response_head(self, event: ResponseHead, now: float) -> None:
+        """The backend answers; when all of it came at once, it needs no pipe."""
+        headers = self._begin_response(event, now)
         self._head_sent = True
-        self.client.send_head(self.stream, event.status, headers, end=event.end)
-        if event.end:
-            self._connection = None
-            self._finish("complete", Outcome.SUCCESS)
+        if not event.end:
+            assert self._connection is not None
+            self.client.send_head(self.stream, event.status, headers, end=False)
+            self._response_pipe = Pipe(partial(self.client.send_data, self.stream, end=False), self._connection.credit)
             return
-        assert self._connection is not None
-        self._response_pipe = Pipe(partial(self.client.send_data, self.stream, end=False), self._connection.credit)
-
-    def on_whole_response(self, event: ResponseHead, body: bytes) -> None:
-        """The backend answers, all at once: a small answer needs no pipe."""
-        headers = self._begin_response(event)
         self._connection = None
-        self._body_out = len(body)
-        self._head_sent = True
-        self.client.respond(self.stream, event.status, headers, body)
-        self._finish("complete", Outcome.SUCCESS)
+        if event.body:
+            self._body_out = len(event.body)
+            self.client.respond(self.stream, event.status, headers, event.body)
+        else:
+            self.client.send_head(self.stream, event.status, headers, end=True)
+        self._finish("complete", Outcome.SUCCESS, now)
 
-    def _begin_response(self, event: ResponseHead) -> Headers:
+    def _begin_response(self, event: ResponseHead, now: float) -> Headers:
         """Take note of the answer; gives the fields that go on to the client."""
         pool, backend, endpoint, client = self._pool, self._backend, self._endpoint, self.client
         assert pool is not None
         assert backend is not None
         assert endpoint is not None
-        now = self._first_byte = self._progress = self._services.clock()
+        self._first_byte = self._progress = now
         endpoint.seconds.observe(now - self._sent_at)
         self._status = event.status
         if pool.pins:
             client.pins[pool.name] = backend
-        headers = strip_hop_by_hop(event.headers)
-        if get(headers, b"date") is None:
+        headers = event.headers if event.plain else strip_hop_by_hop(event.headers)
+        if not event.dated:
             headers.append(date_header(self._services.wall_clock()))  # RFC 9110, section 6.6.1
         if self._upload is not None:
             self._upload.commit()
         return self._edited(headers)
 
-    def on_response_body(self, data: bytes) -> None:
+    def on_response_body(self, data: bytes, now: float) -> None:
         """Body bytes from the backend."""
         assert self._response_pipe is not None
-        self._progress = self._services.clock()
+        self._progress = now
         self._response_pipe.push(data, len(data))
 
-    def on_response_end(self, trailers: Headers) -> None:
+    def on_response_end(self, trailers: Headers, now: float) -> None:
         """The answer is complete."""
         self._connection = None
         if trailers:
             self.client.send_trailers(self.stream, trailers)
         else:
             self.client.send_data(self.stream, b"", end=True)
-        self._finish("complete", Outcome.SUCCESS)
+        self._finish("complete", Outcome.SUCCESS, now)
 
     def on_drained(self) -> None:
         """The client takes more of the answer."""
@@ -460,14 +455,15 @@ class Exchange:
             # ones are as old, and this happens once at most.
             backend = self._backend
             assert backend is not None
-            self._give_up_backend(None)
+            self._give_up_backend(None, self._services.clock())
             self._attempts -= 1
             self._try(backend, fresh=True)
             return
-        self._give_up_backend(Outcome.CONNECT_FAILED if error.kind is Kind.CONNECT_REFUSED else Outcome.RESPONSE_FAILED)
+        now = self._services.clock()
+        self._give_up_backend(Outcome.CONNECT_FAILED if error.kind is Kind.CONNECT_REFUSED else Outcome.RESPONSE_FAILED, now)
         if repeatable and self._attempts < route.retry.attempts:
             candidate = self._next_candidate()
-            if candidate is not None and action.pool.balancer.allow_retry(self._services.clock()):
+            if candidate is not None and action.pool.balancer.allow_retry(now):
                 self._try_again(candidate)
                 return
         self._fail(error)
@@ -479,7 +475,7 @@ class Exchange:
         if not self._head_sent:
             self._status = Kind.CANCELLED.status
         self._drop_upstream()
-        self._finish(f"client: {reason}", None)
+        self._finish(f"client: {reason}", None, self._services.clock())
 
     def on_rejected(self, status: int, detail: str) -> None:
         """The engine refused the rest of the request, and has answered so or cut the stream: the backend hears of it at once."""
@@ -488,7 +484,7 @@ class Exchange:
         if not self._head_sent:
             self._status = status
         self._drop_upstream()
-        self._finish("malformed", None, ProxyError(Kind.BAD_REQUEST, detail))
+        self._finish("malformed", None, self._services.clock(), ProxyError(Kind.BAD_REQUEST, detail))
 
     def on_deadline(self, now: float) -> float | None:
         """The wheel asks: is it time? Gives the next time to ask."""
@@ -534,7 +530,7 @@ class Exchange:
         upstream = error.kind in {Kind.RESPONSE_TIMEOUT, Kind.READ_TIMEOUT}
         self._drop_upstream()
         if upstream:
-            self._give_up_backend(Outcome.RESPONSE_FAILED)
+            self._give_up_backend(Outcome.RESPONSE_FAILED, self._services.clock())
         self._fail(error)
 
     # 7. How it ends
@@ -545,7 +541,7 @@ class Exchange:
         self._head_sent = True
         self._body_out = len(body) if self._head.method != b"HEAD" else 0
         self.client.respond(self.stream, status, [*headers, date_header(self._services.wall_clock())], body)
-        self._finish("answered", None)
+        self._finish("answered", None, self._services.clock())
 
     def _fail(self, error: ProxyError) -> None:
         """Turn a fault into what the client gets for it: the only place."""
@@ -563,7 +559,8 @@ class Exchange:
             text = plain_text(error, self._id())
             self._body_out = len(text) if self._head.method != b"HEAD" else 0
             self.client.respond(self.stream, kind.status, headers, text)
-        self._finish(kind.name.lower(), Outcome.RESPONSE_FAILED if kind in {Kind.UPSTREAM_CLOSED, Kind.UPSTREAM_PROTOCOL} else None, error)
+        outcome = Outcome.RESPONSE_FAILED if kind in {Kind.UPSTREAM_CLOSED, Kind.UPSTREAM_PROTOCOL} else None
+        self._finish(kind.name.lower(), outcome, self._services.clock(), error)
 
     def on_internal_error(self, error: Exception) -> None:
         """A fault of our own: logged once with its traceback, answered with 500; the worker lives."""
@@ -573,7 +570,7 @@ class Exchange:
             self._fail(ProxyError(Kind.INTERNAL, "an internal error; the log has more under this request id"))
         except Exception as worse:  # even the answer failed: what is left is to be forgotten
             log.exception("a failed exchange could not be answered", exc_info=worse)
-            self._finish(Kind.INTERNAL.name.lower(), None)
+            self._finish(Kind.INTERNAL.name.lower(), None, self._services.clock())
         self.client.exchange_done(self.stream)  # for a fault within _finish
 
     def _drop_upstream(self) -> None:
@@ -586,14 +583,14 @@ class Exchange:
         if self._upload is not None:
             self._upload.interrupt()
 
-    def _give_up_backend(self, outcome: Outcome | None) -> None:
+    def _give_up_backend(self, outcome: Outcome | None, now: float) -> None:
         """The present attempt is over: tell the balancer how it went."""
         backend, self._backend = self._backend, None
         if backend is not None:
             pool = self._pool
             assert pool is not None
             pool.balancer.release(backend)
-            if outcome is not None and pool.balancer.report(backend, outcome, self._services.clock()):
+            if outcome is not None and pool.balancer.report(backend, outcome, now):
                 self._services.log.warning("backend changed state", pool=pool.name, backend=backend.identity, state=backend.state)
 
     def _forwarding(self) -> tuple[Route, Forward]:
@@ -603,19 +600,19 @@ class Exchange:
         assert isinstance(action, Forward)
         return route, action
 
-    def _finish(self, ended: str, outcome: Outcome | None, error: ProxyError | None = None) -> None:
+    def _finish(self, ended: str, outcome: Outcome | None, now: float, error: ProxyError | None = None) -> None:
         if self._done:
             return
         self._done = True
         services = self._services
         services.deadlines.cancel(self)
-        seconds = services.clock() - self._started
+        seconds = now - self._started
         backend = self._backend
         route = self._route
         body_in = self._upload.received if self._upload is not None else 0
         body_out = self._response_pipe.moved if self._response_pipe is not None else self._body_out
         if backend is not None:
-            self._give_up_backend(outcome)
+            self._give_up_backend(outcome, now)
         if route is not None:
             counters = route.counters
             counters.statuses[min(self._status // 100, 5)].value += 1

@@ -6,7 +6,7 @@ Head, body and back-pressure go straight from the one engine to the other. No re
 import asyncio
 from typing import TYPE_CHECKING, cast
 
-from proxy.engine.events import RequestHead, ResponseBody, ResponseEnd, ResponseHead, UpstreamEvent
+from proxy.engine.events import RequestHead, ResponseBody, ResponseEnd, ResponseHead, UpstreamEvent, UpstreamRequest
 from proxy.engine.h1_client import H1Client
 from proxy.engine.seam import HIGH_WATER
 from proxy.message import Headers
@@ -33,8 +33,9 @@ class Upstream(asyncio.BufferedProtocol):
 
     def begin(self, client: "Requests", request: RequestHead) -> None:
         self.client, self.stream = client, request.stream
-        headers = [(b"host", request.authority), *(field for field in request.headers if field[0] not in HOP_BY_HOP)]
-        self.write(self.engine.start(request.method, request.path, headers, end=request.end))
+        headers = _end_to_end(request.headers)
+        asked = UpstreamRequest(request.method, request.path, request.authority, headers, request.content_length, request.end)
+        self.write(self.engine.start(asked))
 
     def send(self, data: bytes, credit: int) -> None:
         self.write(self.engine.encode_data(data))
@@ -89,13 +90,6 @@ class Upstream(asyncio.BufferedProtocol):
         if client is None:
             self.abort()
             return
-        if len(events) == 3 and isinstance(events[1], ResponseBody):
-            head, body, _ = events
-            assert isinstance(head, ResponseHead)
-            stream = self.stream
-            self.release()
-            client.respond(stream, head.status, _end_to_end(head.headers), body.data)
-            return
         for event in events:
             self.deliver(client, event)
 
@@ -105,9 +99,13 @@ class Upstream(asyncio.BufferedProtocol):
                 self.read_paused = True
                 self.transport.pause_reading()
         elif isinstance(event, ResponseHead):
+            stream, headers = self.stream, _end_to_end(event.headers)
             if event.end:
                 self.release()
-            client.send_head(self.stream, event.status, _end_to_end(event.headers), event.end)
+            if event.body:
+                client.respond(stream, event.status, headers, event.body)
+            else:
+                client.send_head(stream, event.status, headers, event.end)
         elif isinstance(event, ResponseEnd):
             self.release()
             client.send_data(self.stream, b"", True)

@@ -19,6 +19,7 @@ from bench.micro import path
 from proxy.config.compile import compile_snapshot
 from proxy.config.load import load
 from proxy.config.material import self_signed
+from proxy.engine.events import UpstreamRequest
 from proxy.engine.h1 import H1Connection
 from proxy.engine.h1_client import H1Client
 from proxy.engine.h2 import H2Connection
@@ -146,10 +147,11 @@ def h3() -> Play:
 def upstream() -> Play:
     """The HTTP/1.1 engine towards backends: a request out, nginx's answer of 1 KiB in."""
     engine = H1Client()
-    headers = [*BROWSER, (b"x-forwarded-for", b"127.0.0.1"), (b"x-forwarded-proto", b"https")]
+    headers = [*BROWSER[1:], (b"x-forwarded-for", b"127.0.0.1"), (b"x-forwarded-proto", b"https")]
+    request = UpstreamRequest(b"GET", b"/1k", path.HOST, headers, None, end=True)
 
     def play() -> None:
-        engine.start(b"GET", b"/1k", headers, end=True)
+        engine.start(request)
         engine.receive(path.ANSWER)
 
     return play
@@ -159,7 +161,7 @@ def validator() -> Play:
     """A browser's header section of HTTP/2 or HTTP/3, checked and parted."""
 
     def play() -> None:
-        pseudo_request(FIELDS, LIMITS)
+        pseudo_request(1, FIELDS, LIMITS, end=True)
 
     return play
 

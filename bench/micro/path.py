@@ -13,6 +13,7 @@ The machine may be busy: what counts are CPU time, the best of several rounds, a
 import argparse
 import contextlib
 import gc
+import inspect
 import itertools
 import json
 import os
@@ -164,7 +165,10 @@ class World:
         connection = UpstreamConnection(endpoint, time.monotonic())
         asked = self.asked
         connection.connection_made(Transport(lambda data: asked.append(connection)))  # noqa: ARG005
-        endpoint.give_back(connection)
+        if len(inspect.signature(endpoint.give_back).parameters) > 1:
+            endpoint.give_back(connection, time.monotonic())
+        else:  # of an older tree
+            endpoint.give_back(connection)
 
     def turn(self):
         """One turn of the loop: every backend that was asked answers, then what was put off."""

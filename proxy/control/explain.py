@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from balancer.affinity import address_key
+from proxy.engine.events import RequestHead
 from proxy.engine.seam import EngineLimits
-from proxy.engine.validate import Malformed, RequestParts, pseudo_request
+from proxy.engine.validate import Malformed, pseudo_request
 from proxy.message import Headers, host_of
 from proxy.policy.answer import Redirect, Respond
 from proxy.policy.template import Variables
@@ -57,6 +58,7 @@ def explain(snapshot: Snapshot, question: Question, secret: bytes, now: float) -
     yield Line("listener", f"{listener.name}, {question.protocol} over {TRANSPORTS[question.protocol]}{meant}")
     try:
         parts = pseudo_request(
+            0,
             [
                 (b":method", question.method.encode()),
                 (b":scheme", b"http" if question.plain else b"https"),
@@ -65,6 +67,7 @@ def explain(snapshot: Snapshot, question: Question, secret: bytes, now: float) -
                 *question.headers,
             ],
             EXPLAINED_LIMITS,
+            end=True,
         )
     except Malformed as error:
         yield Line("request", f"refused as malformed: {error.detail} ({error.status}, {error.reason})")
@@ -151,7 +154,7 @@ def _bracketed(host: bytes) -> bytes:
     return b"[%b]" % host if b":" in host else host
 
 
-def _variables(parts: RequestParts, question: Question, client: str, connection_key: bytes) -> Variables:
+def _variables(parts: RequestHead, question: Question, client: str, connection_key: bytes) -> Variables:
     """As the exchange would fill them in; the request id is one that no request has."""
     name = host_of(parts.authority)
     return Variables(

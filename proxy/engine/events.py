@@ -5,7 +5,7 @@ of Informational, then ResponseHead, ResponseBody, ResponseEnd. Plain slotted cl
 every request: a frozen dataclass costs three times as much to make.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from proxy.message import Address, Headers
@@ -28,6 +28,8 @@ class RequestHead:
     end: bool
     content_length: int | None = None
     expect_continue: bool = False
+    plain: bool = field(default=False, compare=False)
+    """No field is one that a proxy takes out or writes itself (``policy.forwarded.FROM_STRANGERS``, or named by Connection)."""
 
 
 @dataclass(slots=True)
@@ -120,6 +122,22 @@ class ConnectionClosed:
 
 
 @dataclass(slots=True)
+class UpstreamRequest:
+    """A request head to a backend."""
+
+    method: bytes
+    target: bytes
+    host: bytes
+    headers: Headers
+    content_length: int | None
+    """As among *headers*."""
+    end: bool
+    """There is no body."""
+    lines: bytes = b""
+    """More fields, as lines of HTTP/1.1 that were made before, each with its end."""
+
+
+@dataclass(slots=True)
 class Informational:
     """A 1xx response from a backend (RFC 9110, section 15.2), never 101."""
 
@@ -129,12 +147,18 @@ class Informational:
 
 @dataclass(slots=True)
 class ResponseHead:
-    """A final response head from a backend. ``end`` says that there is no body, and no ResponseEnd follows."""
+    """A final response head from a backend. ``end`` says that nothing follows it, no ResponseEnd either."""
 
     status: int
     headers: Headers
     end: bool
     content_length: int | None = None
+    body: bytes = b""
+    """With ``end``: the whole body, where it came in one piece with the head."""
+    plain: bool = field(default=False, compare=False)
+    """No field ends at this hop."""
+    dated: bool = field(default=False, compare=False)
+    """There is a Date."""
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from typing import NoReturn, TypeAlias
 
 from proxy.engine.seam import EngineLimits
 from proxy.message import Headers
+from proxy.policy.forwarded import FROM_STRANGERS
 
 REASONS = frozenset(
     {
@@ -80,9 +81,11 @@ class Malformed(Exception):  # noqa: N818 - the RFCs' word for it
 METHOD, SCHEME, AUTHORITY, PATH, PROTOCOL = 1, 2, 3, 4, 5
 LAST_PSEUDO = PROTOCOL
 HOST, CONTENT_LENGTH, COOKIE, EXPECT, TE, CONNECTION, TRANSFER_ENCODING, UPGRADE, HOP = 6, 7, 8, 9, 10, 11, 12, 13, 14
+# What is nothing to the validator, but to those who pass a message on: what they may have to take out, and Date.
+FILTERED, DATE = 15, 16
 
 _PSEUDO = {b":method": METHOD, b":scheme": SCHEME, b":authority": AUTHORITY, b":path": PATH, b":protocol": PROTOCOL}
-_MEANING = {
+_MEANING = dict.fromkeys(FROM_STRANGERS, FILTERED) | {
     b"host": HOST,
     b"content-length": CONTENT_LENGTH,
     b"cookie": COOKIE,
@@ -93,6 +96,7 @@ _MEANING = {
     b"upgrade": UPGRADE,
     b"keep-alive": HOP,
     b"proxy-connection": HOP,
+    b"date": DATE,
 }
 _COMMON = (
     b"Accept Accept-Encoding Accept-Language Authorization Cache-Control Content-Type Date ETag If-Modified-Since If-None-Match "
@@ -169,12 +173,13 @@ def learn_lower(name: bytes) -> int:
         raise Malformed("pseudo_field", quote(name))
     if not name or name.translate(None, _TOKEN_BYTES) or name != name.lower():
         raise Malformed("field_name", quote(name))
+    code = _MEANING.get(name, 0)
     if len(name) <= NAME_BYTES_REMEMBERED:
         if len(lower_names) >= NAMES_REMEMBERED:
             lower_names.clear()
             lower_names.update(_LOWER_BASE)
-        lower_names[name] = 0
-    return 0
+        lower_names[name] = code
+    return code
 
 
 def learn_folded(name: bytes) -> tuple[bytes, int]:
@@ -194,8 +199,15 @@ def learn_folded(name: bytes) -> tuple[bytes, int]:
 Entry: TypeAlias = tuple[tuple[bytes, bytes], int]
 """A field of HTTP/1, checked: lower-case name and stripped value, and what the name means."""
 
-known_lines: dict[bytes, Entry] = {}
-"""Field lines that were parsed before. On a miss ask ``learn_line``."""
+
+class Lines(dict[bytes, Entry]):
+    """Field lines that were parsed before; any other is parsed when it is asked for (``learn_line``)."""
+
+    def __missing__(self, line: bytes) -> Entry:
+        return learn_line(line)
+
+
+known_lines = Lines()
 
 
 def learn_line(line: bytes) -> Entry:

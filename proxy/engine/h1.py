@@ -9,7 +9,7 @@ import re
 from collections import deque
 from http import HTTPStatus
 
-from proxy.engine.events import Drained, Event, Rejected, RequestBody, RequestEnd, RequestHead, StreamReset
+from proxy.engine.events import Drained, Event, Rejected, RequestBody, RequestEnd, StreamReset
 from proxy.engine.grammar import CONTENT_LENGTH_DIGITS, Malformed, quote
 from proxy.engine.h1_wire import (
     ChunkDecoder,
@@ -177,30 +177,27 @@ class H1Connection:
             if _VERSION.fullmatch(version):
                 raise Malformed("version", quote(version), 505)
             raise Malformed("syntax", quote(line))
-        parts = plain_request(method, target, lines, self._scheme, self._limits, http_1_0=http_1_0)
-        options = [option.strip() for option in parts.connection.split(b",")] if parts.connection else ()
-        stream = self._stream = self._stream + 1
+        request, framing = plain_request(self._stream + 1, method, target, lines, self._limits, scheme=self._scheme, http_1_0=http_1_0)
+        options = [option.strip() for option in framing.connection.split(b",")] if framing.connection else ()
+        self._stream += 1
         self._keep = b"close" not in options and (not http_1_0 or b"keep-alive" in options)
         self._http_1_0 = http_1_0
         self._head_only = method == b"HEAD"
-        self._accepts_trailers = parts.accepts_trailers
+        self._accepts_trailers = framing.accepts_trailers
         self._response = _WAITING
-        end = False
-        if parts.chunked:
+        if framing.transfer_encoding:
             self._input = _CHUNKED
             self._chunks = ChunkDecoder(self._limits)
-        elif parts.content_length:
+            request.end = False
+        elif request.content_length:
             self._input = _LENGTH
-            self._request_left = parts.content_length
+            self._request_left = request.content_length
+            request.end = False
         else:
             self._input = _COMPLETE
-            end = True
-        expect = self._asked_continue = parts.expect_continue and not end
-        events.append(
-            RequestHead(
-                stream, method, parts.scheme, parts.authority, parts.path, parts.headers, end, parts.content_length, expect_continue=expect
-            )
-        )
+            request.expect_continue = False
+        self._asked_continue = request.expect_continue
+        events.append(request)
 
     def _read_sized(self, events: list[Event]) -> None:
         piece = self._data[self._at : self._at + self._request_left]

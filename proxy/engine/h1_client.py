@@ -6,11 +6,11 @@ than a client, but not with the framing: what could be read in two ways ends the
 
 from http import HTTPStatus
 
-from proxy.engine.events import Informational, ResponseBody, ResponseEnd, ResponseHead, UpstreamEvent
+from proxy.engine.events import Informational, ResponseBody, ResponseEnd, ResponseHead, UpstreamEvent, UpstreamRequest
 from proxy.engine.grammar import Malformed, quote
 from proxy.engine.h1_wire import ChunkDecoder, encode_chunk, encode_fields, encode_last_chunk, find_head, split_lines
 from proxy.engine.validate import RESPONSE_LIMITS, plain_response
-from proxy.message import Headers, get
+from proxy.message import Headers
 
 INFORMATIONAL_RESPONSES = 32
 """1xx responses to one request; more are a fault of the backend."""
@@ -71,18 +71,18 @@ class H1Client:
 
     # Requests
 
-    def start(self, method: bytes, target: bytes, headers: Headers, *, end: bool) -> bytes:
-        """A request head, ``host`` first among *headers*. With content-length in them that frames the body, else chunked unless *end*."""
-        if not self.reusable:
+    def start(self, request: UpstreamRequest) -> bytes:
+        """A request head. The body is framed by its content-length where that is known, else in chunks."""
+        if self._response != _IDLE or not self.reusable:
             raise UpstreamProtocolError("the connection is not free for a request")
+        method, end, length = request.method, request.end, request.content_length
         framing = b""
-        length = get(headers, b"content-length")
         self._chunked = False
         self._request_left = 0
         if length is not None:
-            if not length.isdigit() or (end and int(length)):
+            if end and length:
                 raise UpstreamProtocolError("the request's content-length is not that of its body")
-            self._request_left = int(length)
+            self._request_left = length
         elif not end:
             self._chunked = True
             framing = b"transfer-encoding: chunked\r\n"
@@ -92,7 +92,8 @@ class H1Client:
         self._sent = end
         self._head_only = method == b"HEAD"
         self._informed = 0
-        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, target, encode_fields(headers), framing)
+        fields = encode_fields(request.headers)
+        return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%b%b\r\n" % (method, request.target, request.host, fields, request.lines, framing)
 
     def encode_data(self, data: bytes) -> bytes:
         """Body bytes of the request."""
@@ -141,6 +142,7 @@ class H1Client:
     def _read(self, data: bytes, events: list[UpstreamEvent]) -> int:
         """Append the events of *data*; returns how far it came."""
         at = 0
+        begun: ResponseHead | None = None
         if self._response in (_IDLE, _FAILED):
             raise UpstreamProtocolError("bytes without a request")
         while self._response == _HEAD:
@@ -149,42 +151,49 @@ class H1Client:
                 self._scanned = len(data) - at
                 return at
             self._scanned = 0
-            head = data if end + 4 == len(data) and not at else data[at : end + 4]
+            begun = self._head(data[at:end], events)
             at = end + 4
-            self._head(head, events)
         response = self._response
         if response == _IDLE or at >= len(data):
             return at
         if response == _CHUNKED:
-            return self._read_chunks(data, at, events)
+            return self._read_chunks(data, at, begun, events)
         if response == _UNTIL_CLOSE:
             events.append(ResponseBody(data[at:]))
             return len(data)
         piece = data[at : at + self._left]
         self._left -= len(piece)
-        events.append(ResponseBody(piece))
-        if not self._left:
+        if self._left:
+            events.append(ResponseBody(piece))
+        else:
             self._response = _IDLE
-            events.append(ResponseEnd([]))
+            if begun is not None:
+                begun.body = piece
+                begun.end = True
+            else:
+                events.append(ResponseBody(piece))
+                events.append(ResponseEnd([]))
         return at + len(piece)
 
-    def _head(self, head: bytes, events: list[UpstreamEvent]) -> None:
-        lines = split_lines(head[:-4], RESPONSE_LIMITS)
+    def _head(self, text: bytes, events: list[UpstreamEvent]) -> ResponseHead | None:
+        """Take a head, without its empty line; returns it when it is a final one."""
+        lines = split_lines(text, RESPONSE_LIMITS)
         line = lines.pop(0)
         status, http_1_0 = _OFTEN.get(line) or _status_line(line)
-        parts = plain_response(lines)
+        head, framing = plain_response(status, lines)
         if status < 200:
-            self._informational(status, parts.headers, events)
-            return
-        coding, length = parts.transfer_encoding, parts.content_length
+            self._informational(status, head.headers, events)
+            return None
+        coding, connection, length = framing.transfer_encoding, framing.connection, head.content_length
         if coding and length is not None:
             raise Malformed("transfer_encoding", "beside content-length")
-        if parts.connection or http_1_0:
-            options = [option.strip() for option in parts.connection.split(b",")]
-            self._keep = b"close" not in options and not http_1_0
-        end = self._head_only or status in (204, 304)
-        if end:
+        if http_1_0:
+            self._keep = False
+        elif connection and connection != b"keep-alive":
+            self._keep = b"close" not in [option.strip() for option in connection.split(b",")]
+        if self._head_only or status in (204, 304):
             self._response = _IDLE
+            head.end = True
         elif coding:
             if coding != b"chunked" or http_1_0:
                 raise Malformed("transfer_encoding", quote(coding))
@@ -198,8 +207,9 @@ class H1Client:
             self._left = length
         else:
             self._response = _IDLE
-            end = True
-        events.append(ResponseHead(status, parts.headers, end, length))
+            head.end = True
+        events.append(head)
+        return head
 
     def _informational(self, status: int, headers: Headers, events: list[UpstreamEvent]) -> None:
         self._informed += 1
@@ -209,17 +219,23 @@ class H1Client:
             raise Malformed("status", "too many informational responses")
         events.append(Informational(status, headers))
 
-    def _read_chunks(self, data: bytes, at: int, events: list[UpstreamEvent]) -> int:
+    def _read_chunks(self, data: bytes, at: int, begun: ResponseHead | None, events: list[UpstreamEvent]) -> int:
         chunks = self._chunks
         assert chunks is not None
         pieces: list[bytes] = []
         at = chunks.decode(data, at, pieces)
-        if pieces:
-            events.append(ResponseBody(pieces[0] if len(pieces) == 1 else b"".join(pieces)))
-        if chunks.trailers is not None:
+        trailers = chunks.trailers
+        if trailers is not None:
             self._response = _IDLE
             self._chunks = None
-            events.append(ResponseEnd(chunks.trailers))
+            if begun is not None and pieces and not trailers:
+                begun.body = b"".join(pieces)
+                begun.end = True
+                return at
+        if pieces:
+            events.append(ResponseBody(pieces[0] if len(pieces) == 1 else b"".join(pieces)))
+        if trailers is not None:
+            events.append(ResponseEnd(trailers))
         return at
 
     def receive_eof(self) -> list[UpstreamEvent]:

@@ -71,12 +71,17 @@ def status_line(status: int) -> bytes:
 
 def encode_fields(headers: Headers) -> bytes:
     """Field lines. A field that would break its line is left out, whoever made it: no message is split by our doing."""
-    known = _encoded
-    return b"".join([known.get(field) or _encode(field) for field in headers])
+    return b"".join(map(_encoded.__getitem__, headers))
 
 
-_encoded: dict[Header, bytes] = {}
-"""Field lines that were made before."""
+class _Encoded(dict[Header, bytes]):
+    """Field lines that were made before; any other is made when it is asked for."""
+
+    def __missing__(self, field: Header) -> bytes:
+        return _encode(field)
+
+
+_encoded = _Encoded()
 _NOT_KEPT = PRIVATE | {b"x-request-id"}  # no two requests have the same one
 
 

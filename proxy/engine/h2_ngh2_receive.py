@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import ngh2
 
-from proxy.engine.events import Rejected, RequestBody, RequestEnd, RequestHead, StreamReset
+from proxy.engine.events import Rejected, RequestBody, RequestEnd, StreamReset
 from proxy.engine.h2_ngh2_core import BODYLESS, ENDING, OPEN, Core
 from proxy.engine.h2_terms import (
     CODE_NAMES,
@@ -32,25 +32,13 @@ def on_request(core: Core, event: ngh2.RequestReceived) -> None:
         core.refuse(identity, REFUSED_STREAM)
         return
     try:
-        parts = pseudo_request(event.headers, limits)
+        head = pseudo_request(identity, event.headers, limits, end=ended)
     except Malformed as error:
         core.reject(identity, error, ended=ended)
         return
-    table[identity] = (0 if ended else OPEN) | (BODYLESS if parts.method == b"HEAD" else 0)
+    table[identity] = (0 if ended else OPEN) | (BODYLESS if head.method == b"HEAD" else 0)
     core.work += 1
-    core.events.append(
-        RequestHead(
-            identity,
-            parts.method,
-            parts.scheme,
-            parts.authority,
-            parts.path,
-            parts.headers,
-            ended,
-            parts.content_length,
-            parts.expect_continue,
-        )
-    )
+    core.events.append(head)
     if core.leaving:
         core.grace -= 1
         if core.grace <= 0:

@@ -31,7 +31,7 @@ from proxy.engine.h2_core import Core
 from proxy.engine.h2_fault import Fault
 from proxy.engine.h2_output import Stream
 from proxy.engine.h2_terms import DRAIN_PING, LARGEST_WINDOW, client_reset
-from proxy.engine.validate import Malformed, RequestParts, pseudo_request, trailers
+from proxy.engine.validate import Malformed, pseudo_request, trailers
 from proxy.message import Headers
 
 _SETTINGS_ACK = b"\0\0\0\4\1\0\0\0\0"
@@ -88,7 +88,7 @@ def on_headers(core: Core, frame: HeadersFrame) -> None:
         core.reject(identity, Malformed("protocol", "stream depends on itself"), ended=ended)
         return
     try:
-        parts = _head(core, fields, ended=ended)
+        head = _head(core, identity, fields, ended=ended)
     except Malformed as error:
         core.reject(identity, error, ended=ended)
         return
@@ -96,23 +96,11 @@ def on_headers(core: Core, frame: HeadersFrame) -> None:
         identity,
         core.wire.remote_settings.initial_window_size,
         remote_ended=ended,
-        bodyless=parts.method == b"HEAD",
-        expected=parts.content_length,
+        bodyless=head.method == b"HEAD",
+        expected=head.content_length,
     )
     core.control.earn(CONTROL_PER_WORK)
-    core.events.append(
-        RequestHead(
-            identity,
-            parts.method,
-            parts.scheme,
-            parts.authority,
-            parts.path,
-            parts.headers,
-            ended,
-            parts.content_length,
-            parts.expect_continue,
-        )
-    )
+    core.events.append(head)
     if core.leaving:
         core.grace -= 1
         if core.grace <= 0:
@@ -132,14 +120,14 @@ def _on_trailers(core: Core, stream: Stream, fields: Headers | None, *, ended: b
     core.events.append(RequestEnd(stream.identity, headers))
 
 
-def _head(core: Core, fields: Headers | None, *, ended: bool) -> RequestParts:
+def _head(core: Core, identity: int, fields: Headers | None, *, ended: bool) -> RequestHead:
     """A valid request head. Raises Malformed."""
     if fields is None:
         raise Malformed("header_too_large", f"more than {core.limits.header_bytes} bytes", 431)
-    parts = pseudo_request(fields, core.limits)
-    if ended and parts.content_length:
-        raise Malformed("body_length", f"content-length {parts.content_length} without a body")
-    return parts
+    head = pseudo_request(identity, fields, core.limits, end=ended)
+    if ended and head.content_length:
+        raise Malformed("body_length", f"content-length {head.content_length} without a body")
+    return head
 
 
 def _trailers(core: Core, stream: Stream, fields: Headers | None, *, ended: bool) -> Headers:

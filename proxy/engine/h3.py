@@ -17,7 +17,7 @@ from collections import deque
 from aioquic.quic import events as quic
 
 from proxy.engine import h3_frames as f
-from proxy.engine.events import Drained, Event, Rejected, RequestBody, RequestEnd, RequestHead, StreamReset
+from proxy.engine.events import Drained, Event, Rejected, RequestBody, RequestEnd, StreamReset
 from proxy.engine.h3_control import PeerStreams, Transport
 from proxy.engine.seam import HIGH_WATER, LOW_WATER, EngineLimits
 from proxy.engine.validate import Malformed, pseudo_request, trailers
@@ -212,35 +212,23 @@ class H3Connection:
                 request.trailers = trailers(fields, limits)
                 request.phase = _TRAILED
                 return True
-            parts = pseudo_request(fields, limits)
+            head = pseudo_request(stream_id, fields, limits, end=last)
         except f.TooManyFields:
             self._refuse(stream_id, request, Malformed("too_many_fields", f"more than {limits.header_count} fields", 431))
             return False
         except Malformed as error:
             self._refuse(stream_id, request, error)
             return False
-        length = parts.content_length
+        length = head.content_length
         if last and length:
             self._refuse(stream_id, request, Malformed("body_length", "no body where content-length says there is one"))
             return False
         request.phase = _BODY
         request.expected = length
-        request.bodiless = parts.method == b"HEAD"
+        request.bodiless = head.method == b"HEAD"
         if last:
             request.received = True
-        self.events.append(
-            RequestHead(
-                stream_id,
-                parts.method,
-                parts.scheme,
-                parts.authority,
-                parts.path,
-                parts.headers,
-                last,
-                length,
-                parts.expect_continue,
-            )
-        )
+        self.events.append(head)
         return True
 
     def _on_end(self, stream_id: int, request: _Request) -> None:

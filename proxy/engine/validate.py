@@ -7,11 +7,14 @@ engine splits a message and hands its head in. What comes out means the same to 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from proxy.engine.events import RequestHead, ResponseHead
 from proxy.engine.grammar import (
     CONNECTION,
     CONTENT_LENGTH,
     COOKIE,
+    DATE,
     EXPECT,
+    FILTERED,
     HOP,
     HOST,
     LAST_PSEUDO,
@@ -30,7 +33,6 @@ from proxy.engine.grammar import (
     folded_names,
     known_lines,
     learn_folded,
-    learn_line,
     learn_lower,
     lower_names,
     quote,
@@ -41,9 +43,8 @@ from proxy.message import Headers
 __all__ = [
     "REASONS",
     "RESPONSE_LIMITS",
+    "Framing",
     "Malformed",
-    "RequestParts",
-    "ResponseParts",
     "plain_request",
     "plain_response",
     "pseudo_request",
@@ -54,37 +55,19 @@ RESPONSE_LIMITS = EngineLimits(header_count=200, header_bytes=64 * 1024)
 """Bounds of a backend's header section: wider than a client's, since the configuration chose the backend."""
 
 
-@dataclass(slots=True)
-class RequestParts:
-    """A valid request head. The last three are set by ``plain_request`` only: they frame an HTTP/1 message."""
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """What an HTTP/1 message says of its body and of its connection, besides content-length."""
 
-    method: bytes
-    scheme: bytes
-    authority: bytes
-    """Host and optional port as the client sent them; empty only for an HTTP/1.0 request without Host."""
-    path: bytes
-    headers: Headers
-    content_length: int | None
-    expect_continue: bool
-    chunked: bool = False
+    transfer_encoding: bytes = b""
+    """Lower case, fields joined by commas, empty when there is none; not among the fields of the head."""
     connection: bytes = b""
-    """The value of Connection, lower case, fields joined by commas. The field is in ``headers`` only where it may name others."""
+    """The value of Connection, likewise. The field itself is kept only where it may name others."""
     accepts_trailers: bool = False
     """The client said ``TE: trailers``."""
 
 
-@dataclass(slots=True)
-class ResponseParts:
-    """A valid response head of an HTTP/1 backend."""
-
-    headers: Headers
-    content_length: int | None
-    transfer_encoding: bytes
-    """Lower case, fields joined by commas, empty when there is none; not in ``headers``."""
-    connection: bytes
-    """As in RequestParts."""
-
-
+_UNSAID = Framing()
 _WS = b" \t"
 _SCHEMES = frozenset((b"http", b"https"))
 _FRAMING_NAMES = frozenset((b"content-length", b"transfer-encoding", b"host"))
@@ -96,8 +79,10 @@ _TRAILER_DROPPED = frozenset(  # RFC 9110, section 6.5.1: routing, authenticatio
 )
 
 
-def pseudo_request(fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits) -> RequestParts:
+def pseudo_request(stream: int, fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits, *, end: bool) -> RequestHead:
     """The head of an HTTP/2 or HTTP/3 request (RFC 9113 section 8.3, RFC 9114 section 4.3). Cookie crumbs are joined into one.
+
+    *end*: no body follows. That content-length agrees with that, the engine judges.
 
     Raises Malformed: 400, 417 for an unknown expectation, 431 over a limit, 501 for CONNECT and ``:protocol``.
     """
@@ -107,6 +92,7 @@ def pseudo_request(fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits) 
     length: int | None = None
     crumbs = -1
     regular = expect = False
+    plain = True
     headers: Headers = []
     names = lower_names
     for field in fields:
@@ -140,7 +126,10 @@ def pseudo_request(fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits) 
                 raise Malformed("authority", "host twice")
             elif code == EXPECT:
                 expect = _expectation(value)
-            elif code == TE and value.lower() == b"trailers":
+            elif code == DATE:
+                headers.append(field)
+            elif code == FILTERED or (code == TE and value.lower() == b"trailers"):
+                plain = False
                 headers.append(field)
             else:
                 raise Malformed("connection_field", f"{name.decode()}: {quote(value)}")
@@ -155,20 +144,22 @@ def pseudo_request(fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits) 
     if scheme not in _SCHEMES:
         raise Malformed("scheme", quote(scheme))
     check_path(path, method)
-    return RequestParts(method, scheme, agree(authority, host, scheme), path, headers, length, expect)
+    return RequestHead(stream, method, scheme, agree(authority, host, scheme), path, headers, end, length, expect, plain)
 
 
 def plain_request(  # noqa: PLR0913 - what a request line and its connection say, each once
+    stream: int,
     method: bytes,
     target: bytes,
     lines: Sequence[bytes],
-    scheme: bytes,
     limits: EngineLimits,
     *,
+    scheme: bytes,
     http_1_0: bool = False,
-) -> RequestParts:
+) -> tuple[RequestHead, Framing]:
     """The head of an HTTP/1 request (RFC 9112), its field lines without their ends.
 
+    ``end`` and ``expect_continue`` are left to the engine, which knows how the body is framed.
     HTTP/1.0 may go without Host, may not use Transfer-Encoding, and has no expectations (RFC 9110, section 10.1.1).
     Raises Malformed: 400, 417 for an unknown expectation, 431 over a limit, 501 for CONNECT, Upgrade and unknown codings.
     """
@@ -177,10 +168,9 @@ def plain_request(  # noqa: PLR0913 - what a request line and its connection say
     length: int | None = None
     expect = accepts_trailers = False
     coding = connection = upgrade = b""
+    plain = True
     headers: Headers = []
-    known = known_lines
-    for line in lines:
-        field, code = known.get(line) or learn_line(line)
+    for field, code in map(known_lines.__getitem__, lines):
         if not code:
             headers.append(field)
             continue
@@ -192,21 +182,23 @@ def plain_request(  # noqa: PLR0913 - what a request line and its connection say
         elif code == CONNECTION:
             connection = _also(connection, value)
             if value not in PERSISTENCE:
+                plain = False
                 headers.append(field)
         elif code == CONTENT_LENGTH:
             length = add_content_length(value, length, headers)
-        elif code == TE:
-            accepts_trailers = accepts_trailers or b"trailers" in _tokens(value.lower())
-            headers.append(field)
         elif code == TRANSFER_ENCODING:
             coding = _also(coding, value)
-        elif code == UPGRADE:
-            upgrade = _also(upgrade, value)
+        elif code == EXPECT:
+            if not http_1_0:
+                expect = _expectation(value)
+        else:
             headers.append(field)
-        elif code in (COOKIE, HOP):
-            headers.append(field)
-        elif not http_1_0:
-            expect = _expectation(value)
+            if code not in (COOKIE, DATE):
+                plain = False
+                if code == TE:
+                    accepts_trailers = accepts_trailers or b"trailers" in _tokens(value.lower())
+                elif code == UPGRADE:
+                    upgrade = _also(upgrade, value)
     check_method(method)
     if coding:
         _check_coding(coding, length, http_1_0=http_1_0)
@@ -218,19 +210,26 @@ def plain_request(  # noqa: PLR0913 - what a request line and its connection say
         authority, target = _absolute(target, method, scheme)
     check_path(target, method)
     named = b"" if http_1_0 and host is None and authority is None else agree(authority, host, scheme)
-    return RequestParts(method, scheme, named, target, headers, length, expect, bool(coding), connection, accepts_trailers)
+    head = RequestHead(stream, method, scheme, named, target, headers, True, length, expect, plain)
+    return head, Framing(coding, connection, accepts_trailers) if coding or connection or accepts_trailers else _UNSAID
 
 
-def plain_response(lines: Sequence[bytes], limits: EngineLimits = RESPONSE_LIMITS) -> ResponseParts:
-    """The fields of an HTTP/1 response, of lines without their ends: names folded, values stripped. Raises Malformed."""
+def plain_response(status: int, lines: Sequence[bytes], limits: EngineLimits = RESPONSE_LIMITS) -> tuple[ResponseHead, Framing]:
+    """The head of an HTTP/1 response, of field lines without their ends: names folded, values stripped. Raises Malformed.
+
+    ``end`` is false: the engine sets it, knowing how the body is framed.
+    """
     check_lines(lines, limits)
     length: int | None = None
     coding = connection = b""
+    plain = True
+    dated = False
     headers: Headers = []
-    known = known_lines
-    for line in lines:
-        field, code = known.get(line) or learn_line(line)
+    for field, code in map(known_lines.__getitem__, lines):
         if not code:
+            headers.append(field)
+        elif code == DATE:
+            dated = True
             headers.append(field)
         elif code == CONTENT_LENGTH:
             length = add_content_length(field[1], length, headers)
@@ -239,10 +238,13 @@ def plain_response(lines: Sequence[bytes], limits: EngineLimits = RESPONSE_LIMIT
         elif code == CONNECTION:
             connection = _also(connection, field[1])
             if field[1] not in PERSISTENCE:
+                plain = False
                 headers.append(field)
         elif code != HOST:
             headers.append(field)
-    return ResponseParts(headers, length, coding, connection)
+            plain = plain and code in (COOKIE, EXPECT)
+    head = ResponseHead(status, headers, False, length, b"", plain, dated)
+    return head, Framing(coding, connection) if coding or connection else _UNSAID
 
 
 def trailers(fields: Sequence[tuple[bytes, bytes]], limits: EngineLimits, *, fold: bool = False) -> Headers:

@@ -59,8 +59,8 @@ def _spellings(names: Iterable[bytes]) -> frozenset[bytes]:
 
 _NEVER = HOP_BY_HOP | {b"proxy"}
 """``proxy`` is no field at all, but CGI makes HTTP_PROXY of it, which many clients behind it obey (CVE-2016-5385 and its like)."""
-_FROM_STRANGERS = _NEVER | _spellings(_OURS + _CLAIMS)
-"""What a peer that isn't trusted can't say: only a proxy knows such things about a client."""
+FROM_STRANGERS = _NEVER | _spellings(_OURS + _CLAIMS)
+"""What is not passed on for a peer that isn't trusted: what ends at this hop, and what only a proxy knows about a client."""
 _FROM_PROXIES = _NEVER | _spellings(_OURS)
 """What is written anew from what a trusted peer said."""
 
@@ -117,7 +117,7 @@ class Forwarding:
         known = self._peers.get(peer) or self._learn(peer)
         if known.trusted:
             return self._outbound_trusted(headers, known, authority, scheme, version)
-        passed = [header for header in headers if header[0] not in _FROM_STRANGERS]
+        passed = [header for header in headers if header[0] not in FROM_STRANGERS]
         if len(passed) != len(headers):
             named = connection_named(headers)
             if named:

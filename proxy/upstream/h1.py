@@ -7,7 +7,7 @@ high water the transport is not read, so that a slow client slows the backend an
 import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
-from proxy.engine.events import Informational, ResponseBody, ResponseEnd, ResponseHead, UpstreamEvent
+from proxy.engine.events import Informational, ResponseBody, ResponseEnd, ResponseHead, UpstreamEvent, UpstreamRequest
 from proxy.engine.h1_client import H1Client, UpstreamProtocolError
 from proxy.engine.seam import HIGH_WATER, LOW_WATER
 from proxy.errors import Kind, ProxyError
@@ -24,15 +24,12 @@ _BUFFER = memoryview(bytearray(READ_BYTES))
 
 
 class Consumer(Protocol):
-    """What takes the answer: the exchange."""
+    """What takes the answer: the exchange. *now* is when its bytes came."""
 
     def on_informational(self, event: Informational) -> None: ...
-    def on_response_head(self, event: ResponseHead) -> None: ...
-    def on_whole_response(self, event: ResponseHead, body: bytes) -> None:
-        """Head, body and end in one, for an answer that came in one piece."""
-
-    def on_response_body(self, data: bytes) -> None: ...
-    def on_response_end(self, trailers: Headers) -> None: ...
+    def on_response_head(self, event: ResponseHead, now: float) -> None: ...
+    def on_response_body(self, data: bytes, now: float) -> None: ...
+    def on_response_end(self, trailers: Headers, now: float) -> None: ...
 
     def on_upstream_error(self, error: ProxyError, *, stale: bool) -> None:
         """The connection failed. ``stale``: it was a reused one and no byte of an answer had come."""
@@ -83,15 +80,15 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         """True when nothing can be sent on it any more."""
         return self._transport is None or self._transport.is_closing()
 
-    def begin(self, consumer: Consumer, method: bytes, target: bytes, headers: Headers, *, end: bool) -> None:
-        """Send a request head; ``end`` when there is no body."""
+    def begin(self, consumer: Consumer, request: UpstreamRequest) -> None:
+        """Send a request head."""
         assert self._consumer is None
         assert self._transport is not None
         self._consumer = consumer
-        self._request_done = end
+        self._request_done = request.end
         self._response_begun = False
         self.uses += 1
-        self._transport.write(self._engine.start(method, target, headers, end=end))
+        self._transport.write(self._engine.start(request))
 
     def send_data(self, data: bytes) -> int:
         """Send body bytes; more than HIGH_WATER is returned while the backend does not take them."""
@@ -140,13 +137,9 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes of an answer."""
-        self._take(bytes(_BUFFER[:nbytes]))
-
-    def _take(self, data: bytes) -> None:
-        """Bytes of an answer."""
         consumer = self._consumer
         try:
-            events = self._engine.receive(data)
+            events = self._engine.receive(bytes(_BUFFER[:nbytes]))
         except UpstreamProtocolError as error:
             self._fail(ProxyError(Kind.UPSTREAM_PROTOCOL, str(error)), stale=False)
             return
@@ -158,36 +151,25 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def _give(self, consumer: Consumer, events: list[UpstreamEvent]) -> None:
         try:
-            self._deliver(consumer, events)
+            self._deliver(consumer, events, self._owner.clock())
         except Exception as error:  # noqa: BLE001  # contained to this exchange: the worker lives
             consumer.on_internal_error(error)
 
-    def _deliver(self, consumer: Consumer, events: list[UpstreamEvent]) -> None:
-        if len(events) == 3:  # most small answers come in one piece
-            first, second, third = events
-            if (
-                isinstance(first, ResponseHead)
-                and isinstance(second, ResponseBody)
-                and isinstance(third, ResponseEnd)
-                and not third.trailers
-            ):
-                self._release()
-                consumer.on_whole_response(first, second.data)
-                return
+    def _deliver(self, consumer: Consumer, events: list[UpstreamEvent], now: float) -> None:
         for event in events:
             kind = type(event)
-            if kind is ResponseBody:
-                body = cast("ResponseBody", event).data
-                self._uncredited += len(body)
-                consumer.on_response_body(body)
-            elif kind is ResponseHead:
+            if kind is ResponseHead:
                 head = cast("ResponseHead", event)
                 if head.end:
-                    self._release()
-                consumer.on_response_head(head)
+                    self._release(now)
+                consumer.on_response_head(head, now)
+            elif kind is ResponseBody:
+                body = cast("ResponseBody", event).data
+                self._uncredited += len(body)
+                consumer.on_response_body(body, now)
             elif kind is ResponseEnd:
-                self._release()
-                consumer.on_response_end(cast("ResponseEnd", event).trailers)
+                self._release(now)
+                consumer.on_response_end(cast("ResponseEnd", event).trailers, now)
             else:
                 consumer.on_informational(cast("Informational", event))
             if self._consumer is not consumer:
@@ -238,7 +220,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             assert self._transport is not None
             self._transport.write(data)
 
-    def _release(self) -> None:
+    def _release(self, now: float) -> None:
         """The answer is complete: keep the connection for another exchange, or close it."""
         self._consumer = None
         self._uncredited = 0
@@ -246,8 +228,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self._read_paused = False
             if self._transport is not None:
                 self._transport.resume_reading()
-        if self._request_done and self._engine.reusable and not self.closed:
-            self._owner.give_back(self)
+        if self._request_done and self._engine.reusable:
+            self._owner.give_back(self, now)
         elif self._transport is not None:
             self._transport.abort()
 

@@ -46,7 +46,7 @@ class EndpointConnections:
         self._tls: UpstreamTls | None = pool.tls
         self._settings: UpstreamConnections = pool.connections
         self._tasks = tasks
-        self._clock = clock
+        self.clock = clock
         self._idle: list[UpstreamConnection] = []
         self._retired = False
         self._connected = meters.upstream_connects.cell(pool.name, "ok")
@@ -91,7 +91,7 @@ class EndpointConnections:
             if attempt.waiter is not None:
                 attempt.waiter.on_connected(connection)
             else:
-                self.give_back(connection)
+                self.give_back(connection, self.clock())
         except Exception as error:  # contained to this exchange, which would wait for ever otherwise
             if connection is not None:
                 connection.abort()
@@ -101,14 +101,13 @@ class EndpointConnections:
 
     async def _connect(self, timeout: float, *, fast_open: bool) -> UpstreamConnection:  # noqa: ASYNC109  # handed on to connect()
         early = fast_open or self._endpoint.secure  # with TLS it is a ClientHello that may arrive twice
-        connection = await connect(lambda: UpstreamConnection(self, self._clock()), self._endpoint, self._tls, timeout, fast_open=early)
+        connection = await connect(lambda: UpstreamConnection(self, self.clock()), self._endpoint, self._tls, timeout, fast_open=early)
         if connection.closed:  # meanwhile
             raise ProxyError(Kind.UPSTREAM_CLOSED, f"{self._endpoint.url} accepted a connection and closed it", retry=True)
         return connection
 
-    def give_back(self, connection: UpstreamConnection) -> None:
+    def give_back(self, connection: UpstreamConnection, now: float) -> None:
         """An exchange is done with it and it can serve another."""
-        now = self._clock()
         settings = self._settings
         if self._retired or len(self._idle) >= settings.max_idle or now - connection.opened > settings.lifetime:
             connection.close()

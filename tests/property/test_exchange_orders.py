@@ -122,12 +122,12 @@ class Play:
             self.headed.add(id(connection))
             if action == "only head":
                 self.over.add(id(connection))
-            exchange.on_response_head(ResponseHead(200, [], end=action == "only head"))
+            exchange.on_response_head(ResponseHead(200, [], end=action == "only head"), self.world.now)
         elif action == "body" and headed:
-            exchange.on_response_body(b"answer")
+            exchange.on_response_body(b"answer", self.world.now)
         elif action == "end" and headed:
             self.over.add(id(connection))
-            exchange.on_response_end([])
+            exchange.on_response_end([], self.world.now)
         elif action == "backend full":
             connection.full = True
         elif action == "backend drained":

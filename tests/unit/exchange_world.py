@@ -9,7 +9,7 @@ from typing import Any
 from balancer.pool import Member, PoolSettings
 from balancer.pool import Pool as BalancerPool
 from proxy.deadlines import Deadlines
-from proxy.engine.events import RequestHead
+from proxy.engine.events import RequestHead, UpstreamRequest
 from proxy.engine.seam import HIGH_WATER, EngineLimits
 from proxy.errors import ProxyError, Reset
 from proxy.exchange import Exchange
@@ -102,9 +102,10 @@ class FakeConnection:
         self.full = False
         self.consumer: Exchange | None = None
 
-    def begin(self, consumer: Exchange, method: bytes, target: bytes, headers: Headers, *, end: bool) -> None:
+    def begin(self, consumer: Exchange, request: UpstreamRequest) -> None:
         self.consumer = consumer
-        self.said.append(("begin", method, target, headers, end))
+        headers = [(b"host", request.host), *request.headers, *_fields(request.lines)]
+        self.said.append(("begin", request.method, request.target, headers, request.end))
 
     def send_data(self, data: bytes) -> int:
         self.said.append(("data", data))
@@ -118,6 +119,11 @@ class FakeConnection:
 
     def abort(self) -> None:
         self.said.append(("abort",))
+
+
+def _fields(lines: bytes) -> Headers:
+    """Field lines, made beforehand, as fields again."""
+    return [(name, value) for name, _, value in (line.partition(b": ") for line in lines.split(b"\r\n")[:-1])]
 
 
 class FakeAttempt:

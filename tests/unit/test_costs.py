@@ -29,14 +29,14 @@ class Budget(NamedTuple):
 
 
 BUDGETS = {
-    "h1": Budget(29, 67, 2600),
-    "h2": Budget(66, 155, 4400),
-    "ngh2": Budget(21, 66, 5200),
-    "h3": Budget(29, 69, 5600),
-    "upstream": Budget(22, 57, 2100),
-    "validator": Budget(9, 50, 3400),
-    "policy": Budget(81, 107, 1200),
-    "whole-h1": Budget(130, 187, 1550),
+    "h1": Budget(28, 53, 2600),
+    "h2": Budget(64, 154, 4200),
+    "ngh2": Budget(20, 65, 5000),
+    "h3": Budget(28, 68, 5500),
+    "upstream": Budget(18, 31, 2000),
+    "validator": Budget(9, 49, 3200),
+    "policy": Budget(74, 68, 1200),
+    "whole-h1": Budget(122, 130, 1550),
     "route-10": Budget(3, 6, 350),
     "route-1000": Budget(3, 6, 350),
     "route-10000": Budget(3, 6, 350),

@@ -40,9 +40,9 @@ def test_a_get_goes_through_without_waiting_when_a_connection_is_idle() -> None:
     assert sent[b"x-request-id"] == b"id-1"
     assert b"x-drop" not in sent
     assert b"connection" not in sent
-    exchange.on_response_head(ResponseHead(200, [(b"content-length", b"2"), (b"keep-alive", b"5")], end=False, content_length=2))
-    exchange.on_response_body(b"hi")
-    exchange.on_response_end([])
+    exchange.on_response_head(ResponseHead(200, [(b"content-length", b"2"), (b"keep-alive", b"5")], end=False, content_length=2), world.now)
+    exchange.on_response_body(b"hi", world.now)
+    exchange.on_response_end([], world.now)
     assert client.said == [
         ("head", 1, 200, [(b"content-length", b"2"), DATE, ALT_SVC], False),
         ("data", 1, b"hi", False),
@@ -60,7 +60,7 @@ def test_a_get_goes_through_without_waiting_when_a_connection_is_idle() -> None:
 
 def test_a_backends_own_date_stays() -> None:
     world, client = World(), FakeClient(version="HTTP/3")
-    world.request(client).on_response_head(ResponseHead(204, [(b"date", b"theirs")], end=True))
+    world.request(client).on_response_head(ResponseHead(204, [(b"date", b"theirs")], end=True, dated=True), world.now)
     assert client.said == [("head", 1, 204, [(b"date", b"theirs")], True)]
 
 
@@ -76,14 +76,14 @@ def test_bytes_of_the_proxys_own_answers_are_counted_but_not_for_head() -> None:
 
 def test_an_absolute_name_is_the_same_host() -> None:
     world, client = World(), FakeClient()
-    world.request(client, authority=b"A.example.com.:8443").on_response_head(ResponseHead(204, [], end=True))
+    world.request(client, authority=b"A.example.com.:8443").on_response_head(ResponseHead(204, [], end=True), world.now)
     assert client.status == 204
 
 
 def test_a_small_answer_goes_out_in_one_piece() -> None:
     world, client = World(), FakeClient()
     exchange = world.request(client)
-    exchange.on_whole_response(ResponseHead(200, [(b"content-length", b"2")], end=False, content_length=2), b"hi")
+    exchange.on_response_head(ResponseHead(200, [(b"content-length", b"2")], end=True, content_length=2, body=b"hi"), world.now)
     assert client.said == [("respond", 1, 200, [(b"content-length", b"2"), DATE, ALT_SVC], b"hi")]
     (record,) = world.records
     assert (record.status, record.ended, record.bytes_out, world.inflight, len(world.deadlines)) == (200, "complete", 2, 0, 0)
@@ -92,17 +92,17 @@ def test_a_small_answer_goes_out_in_one_piece() -> None:
 def test_the_choice_is_pinned_to_the_connection_and_survives_a_ring_that_would_say_otherwise() -> None:
     world, client = World(), FakeClient()
     exchange = world.request(client)
-    exchange.on_response_head(ResponseHead(204, [], end=True))
+    exchange.on_response_head(ResponseHead(204, [], end=True), world.now)
     first = world.connections[0].identity
     client.affinity_key = b"another key entirely"
-    world.request(client, stream=3).on_response_head(ResponseHead(204, [], end=True))
+    world.request(client, stream=3).on_response_head(ResponseHead(204, [], end=True), world.now)
     assert {connection.identity for connection in world.connections} == {first}
     assert client.pins["web"].identity == first
 
 
 def test_http3_answers_carry_no_alt_svc() -> None:
     world, client = World(), FakeClient(version="HTTP/3")
-    world.request(client).on_response_head(ResponseHead(204, [], end=True))
+    world.request(client).on_response_head(ResponseHead(204, [], end=True), world.now)
     assert client.said == [("head", 1, 204, [DATE], True)]
     assert world.host.requests["HTTP/3"].value == 1
 
@@ -187,7 +187,7 @@ def test_header_edits_rewrites_and_the_upstream_host() -> None:
     assert sent[b"host"] == world.connections[0].identity.removeprefix("http://").encode()
     assert sent[b"x-key"] == (b"k" * 16).hex().encode() + b"/192.0.2.7"
     assert b"accept" not in sent
-    exchange.on_response_head(ResponseHead(204, [(b"server", b"x")], end=True))
+    exchange.on_response_head(ResponseHead(204, [(b"server", b"x")], end=True), world.now)
     assert client.said == [("head", 1, 204, [DATE, ALT_SVC], True)]
 
 
@@ -220,9 +220,9 @@ def test_a_client_that_does_not_read_stops_the_backend() -> None:
     world, client = World(), FakeClient()
     exchange = world.request(client)
     (connection,) = world.connections
-    exchange.on_response_head(ResponseHead(200, [], end=False))
+    exchange.on_response_head(ResponseHead(200, [], end=False), world.now)
     client.queued = 10**9
-    exchange.on_response_body(b"x" * 10)
+    exchange.on_response_body(b"x" * 10, world.now)
     assert ("credit", 10) not in connection.said
     client.queued = 0
     exchange.on_drained()
@@ -248,8 +248,8 @@ def test_informational_answers_pass_but_not_the_backends_100() -> None:
 def test_trailers_pass_both_ways() -> None:
     world, client = World(), FakeClient()
     exchange = world.request(client)
-    exchange.on_response_head(ResponseHead(200, [], end=False))
-    exchange.on_response_end([(b"x-t", b"1")])
+    exchange.on_response_head(ResponseHead(200, [], end=False), world.now)
+    exchange.on_response_end([(b"x-t", b"1")], world.now)
     assert client.said[-1] == ("trailers", 1, [(b"x-t", b"1")])
 
 
@@ -292,7 +292,7 @@ def test_a_dead_backend_costs_an_idempotent_request_a_retry_and_not_an_error() -
     exchange.on_upstream_error(CLOSED, stale=False)
     second = next(c for c in world.connections if c is not first)
     assert second.identity != first.identity
-    exchange.on_response_head(ResponseHead(204, [], end=True))
+    exchange.on_response_head(ResponseHead(204, [], end=True), world.now)
     assert client.status == 204
     assert (world.records[0].attempts, world.inflight) == (2, 0)
 
@@ -343,7 +343,7 @@ def test_a_connection_that_closed_while_idle_is_replaced_unseen_on_the_same_back
     (endpoint,) = world.attempts  # a new connection, although idle ones are at hand: they may be as stale
     second = endpoint.connect()
     assert second.identity == first.identity
-    exchange.on_response_head(ResponseHead(204, [], end=True))
+    exchange.on_response_head(ResponseHead(204, [], end=True), world.now)
     assert (world.records[0].attempts, world.balancer.backends[0].state) == (1, "up")
 
 
@@ -360,7 +360,7 @@ def test_all_down_is_503_with_retry_after() -> None:
 def test_a_failure_within_the_answer_cuts_the_stream() -> None:
     world, client = World(), FakeClient()
     exchange = world.request(client)
-    exchange.on_response_head(ResponseHead(200, [], end=False))
+    exchange.on_response_head(ResponseHead(200, [], end=False), world.now)
     exchange.on_upstream_error(CLOSED, stale=False)
     assert client.said[-1] == ("reset", 1, Reset.INTERNAL)
     assert world.records[0].ended == "upstream_closed"
@@ -421,9 +421,9 @@ def test_a_client_that_stops_within_its_body_gets_408() -> None:
 def test_a_backend_that_stops_within_its_answer_is_cut() -> None:
     world, client = World(timeouts=TIMES), FakeClient()
     exchange = world.request(client)
-    exchange.on_response_head(ResponseHead(200, [], end=False))
+    exchange.on_response_head(ResponseHead(200, [], end=False), world.now)
     world.pass_time(1.5)
-    exchange.on_response_body(b"x")
+    exchange.on_response_body(b"x", world.now)
     world.pass_time(1.5)
     assert client.said[-1] == ("data", 1, b"x", False)
     world.pass_time(1.0)
@@ -434,10 +434,10 @@ def test_a_backend_that_stops_within_its_answer_is_cut() -> None:
 def test_the_total_timeout_ends_what_still_moves() -> None:
     world, client = World(timeouts=Timeouts(5, 30, 60, 4)), FakeClient()
     exchange = world.request(client)
-    exchange.on_response_head(ResponseHead(200, [], end=False))
+    exchange.on_response_head(ResponseHead(200, [], end=False), world.now)
     for _ in range(3):
         world.pass_time(1.0)
-        exchange.on_response_body(b"x")
+        exchange.on_response_body(b"x", world.now)
     world.pass_time(1.3)
     assert world.records[0].ended == "total_timeout"
 
@@ -465,7 +465,7 @@ def test_a_fault_of_our_own_is_500_and_says_nothing_of_the_inside() -> None:
 def test_nothing_is_said_after_the_end() -> None:
     world, client = World(), FakeClient()
     exchange = world.request(client)
-    exchange.on_response_head(ResponseHead(204, [], end=True))
+    exchange.on_response_head(ResponseHead(204, [], end=True), world.now)
     said = list(client.said)
     exchange.on_client_reset("late")
     exchange.on_internal_error(RuntimeError())
@@ -487,7 +487,7 @@ def test_the_idle_timeout_is_kept_where_the_response_may_take_longer() -> None:
     world, client = World(timeouts=Timeouts(connect=5, response=60, body_idle=5, total=0)), FakeClient()
     exchange = world.request(client)
     world.pass_time(1)
-    exchange.on_response_head(ResponseHead(200, [], end=False))
+    exchange.on_response_head(ResponseHead(200, [], end=False), world.now)
     world.pass_time(5.3)
     assert client.said[-1] == ("reset", 1, Reset.INTERNAL)
 
@@ -524,10 +524,10 @@ def test_an_answer_that_begins_before_the_request_ended_counts_no_negative_time(
     world, client = World(), FakeClient()
     exchange = world.request(client, b"POST", end=False)
     world.now += 1
-    exchange.on_response_head(ResponseHead(200, [], end=False))
+    exchange.on_response_head(ResponseHead(200, [], end=False), world.now)
     world.now += 5
     exchange.on_request_end([])
-    exchange.on_response_end([])
+    exchange.on_response_end([], world.now)
     assert world.meters.upstream_seconds.cell("web").sum == 1
     (record,) = world.records
     assert (record.seconds_connect, record.seconds_first_byte, record.seconds) == (0, 1, 6)
@@ -590,7 +590,7 @@ def test_a_fault_within_the_end_leaves_no_exchange_behind() -> None:
 
     world.services.access_log = type("Log", (), {"append": staticmethod(fail)})()
     with pytest.raises(RuntimeError, match="no log"):
-        exchange.on_response_head(ResponseHead(204, [], end=True))
+        exchange.on_response_head(ResponseHead(204, [], end=True), world.now)
     exchange.on_internal_error(RuntimeError("no log"))
     assert client.done == [1]
     assert (world.inflight, len(world.deadlines)) == (0, 0)
@@ -599,7 +599,7 @@ def test_a_fault_within_the_end_leaves_no_exchange_behind() -> None:
 def test_body_and_end_that_come_after_the_answer_are_taken_and_forgotten() -> None:
     world, client = World(), FakeClient()
     exchange = world.request(client, b"POST", end=False)
-    exchange.on_response_head(ResponseHead(204, [], end=True))
+    exchange.on_response_head(ResponseHead(204, [], end=True), world.now)
     exchange.on_request_body(RequestBody(1, b"late", 4))
     exchange.on_request_end([])
     exchange.on_upstream_drained()

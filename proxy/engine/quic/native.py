@@ -12,7 +12,7 @@ from typing import Self
 import qproxy_native
 
 from proxy.engine import events
-from proxy.engine.events import Event, Rejected, RequestHead
+from proxy.engine.events import Event, Rejected
 from proxy.engine.h3 import RESET_CODES
 from proxy.engine.quic import packets
 from proxy.engine.quic.ids import Minter
@@ -100,14 +100,11 @@ def head_maker(limits: EngineLimits) -> Callable[[int, Headers, bool], tuple[Eve
 
     def make_head(stream: int, fields: Headers, end: bool) -> tuple[Event, int, int, bool]:
         try:
-            parts = pseudo_request(fields, limits)
+            head = pseudo_request(stream, fields, limits, end=end)
         except Malformed as error:
             return Rejected(stream, error.status, error.reason, error.detail), error.status, -1, False
-        length = parts.content_length
-        head = RequestHead(
-            stream, parts.method, parts.scheme, parts.authority, parts.path, parts.headers, end, length, parts.expect_continue
-        )
-        return head, 0, -1 if length is None else length, parts.method == b"HEAD"
+        length = head.content_length
+        return head, 0, -1 if length is None else length, head.method == b"HEAD"
 
     return make_head
 

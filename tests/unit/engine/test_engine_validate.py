@@ -3,10 +3,14 @@
 import pytest
 
 from proxy.engine import grammar
+from proxy.engine.events import RequestHead
 from proxy.engine.seam import EngineLimits
-from proxy.engine.validate import REASONS, Malformed, RequestParts, plain_request, plain_response, pseudo_request, trailers
+from proxy.engine.validate import REASONS, Framing, Malformed, plain_request, plain_response, pseudo_request, trailers
+from proxy.policy.forwarded import FROM_STRANGERS
+from proxy.policy.headers import HOP_BY_HOP
 
 LIMITS = EngineLimits()
+CONNECTION_FIELDS = {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
 PSEUDO = [(b":method", b"GET"), (b":scheme", b"https"), (b":authority", b"a.example.com"), (b":path", b"/")]
 
 
@@ -14,7 +18,7 @@ def pseudo(*fields, base=PSEUDO, limits=LIMITS, **replaced):
     """A request of HTTP/2 or HTTP/3; ``path=None`` leaves a pseudo-field out."""
     names = {b":" + name.encode(): value for name, value in replaced.items()}
     head = [(name, names.get(name, value)) for name, value in base]
-    return pseudo_request([field for field in head if field[1] is not None] + list(fields), limits)
+    return pseudo_request(1, [field for field in head if field[1] is not None] + list(fields), limits, end=True)
 
 
 def lines(fields):
@@ -23,13 +27,18 @@ def lines(fields):
 
 
 def response(fields):
-    return plain_response(lines(fields))
+    return plain_response(200, lines(fields))[0]
 
 
 def plain(*fields, method=b"GET", target=b"/", host=b"a.example.com", limits=LIMITS, scheme=b"https", http_1_0=False):
     """A request of HTTP/1; ``host=None`` leaves Host out."""
     head = [] if host is None else [(b"Host", b" " + host)]
-    return plain_request(method, target, lines(head + list(fields)), scheme, limits, http_1_0=http_1_0)
+    return plain_request(1, method, target, lines(head + list(fields)), limits, scheme=scheme, http_1_0=http_1_0)[0]
+
+
+def framing(*fields):
+    """What a request of HTTP/1 says of its body and its connection."""
+    return plain_request(1, b"POST", b"/", lines([(b"host", b"a"), *fields]), LIMITS, scheme=b"https")[1]
 
 
 def refusal(call, *args, **kwargs):
@@ -45,12 +54,14 @@ def refusal(call, *args, **kwargs):
 
 def test_pseudo_request_whole():
     fields = [*PSEUDO, (b"accept", b"*/*"), (b"x-y", b"\xe4 1\t2"), (b"te", b"trailers"), (b"content-length", b"007"), (b"x-empty", b"")]
-    assert pseudo_request(fields, LIMITS) == RequestParts(
+    assert pseudo_request(3, fields, LIMITS, end=False) == RequestHead(
+        stream=3,
         method=b"GET",
         scheme=b"https",
         authority=b"a.example.com",
         path=b"/",
         headers=[(b"accept", b"*/*"), (b"x-y", b"\xe4 1\t2"), (b"te", b"trailers"), (b"content-length", b"7"), (b"x-empty", b"")],
+        end=False,
         content_length=7,
         expect_continue=False,
     )
@@ -58,6 +69,7 @@ def test_pseudo_request_whole():
 
 def test_plain_request_whole():
     parts = plain_request(
+        5,
         b"POST",
         b"/a?b=/../c",
         lines(
@@ -72,10 +84,11 @@ def test_plain_request_whole():
                 (b"content-length", b"5"),
             ]
         ),
-        b"http",
         LIMITS,
+        scheme=b"http",
     )
-    assert parts == RequestParts(
+    head = RequestHead(
+        stream=5,
         method=b"POST",
         scheme=b"http",
         authority=b"a.example.com:8443",
@@ -87,23 +100,51 @@ def test_plain_request_whole():
             (b"te", b"trailers, deflate;q=0.5"),
             (b"content-length", b"5"),
         ],
+        end=True,
         content_length=5,
         expect_continue=True,
-        chunked=False,
-        connection=b"keep-alive, x-thing",
-        accepts_trailers=True,
     )
+    assert parts == (head, Framing(connection=b"keep-alive, x-thing", accepts_trailers=True))
 
 
 @pytest.mark.parametrize("value", [b"close", b"Close", b"keep-alive", b"Keep-Alive"])
 def test_a_connection_field_that_names_no_other_ends_here(value):
     assert (plain((b"Connection", value)).headers, response([(b"Connection", value)]).headers) == ([], [])
-    assert plain((b"Connection", value)).connection == response([(b"Connection", value)]).connection == value.lower()
+    assert framing((b"Connection", value)) == plain_response(200, lines([(b"Connection", value)]))[1] == Framing(connection=value.lower())
+    assert plain((b"Connection", value)).plain
+    assert response([(b"Connection", value)]).plain
 
 
 def test_chunked_is_told_and_taken_out():
     parts = plain((b"Transfer-Encoding", b" Chunked "), method=b"POST")
-    assert (parts.chunked, parts.content_length, parts.headers) == (True, None, [])
+    assert (parts.content_length, parts.headers) == (None, [])
+    assert framing((b"Transfer-Encoding", b" Chunked ")) == Framing(transfer_encoding=b"chunked")
+
+
+@pytest.mark.parametrize("name", sorted(FROM_STRANGERS))
+def test_a_head_with_a_field_that_a_proxy_takes_out_is_not_plain(name):
+    value = {b"te": b"trailers", b"upgrade": b"h2c", b"transfer-encoding": b"chunked", b"connection": b"x"}.get(name, b"1")
+    names = (name, name.title(), name.upper())
+    framed = name == b"transfer-encoding"  # taken out by the engine itself
+    assert all(plain((form, value), method=b"POST").plain is framed for form in names)
+    if name in HOP_BY_HOP:
+        assert all(response([(form, value)]).plain is framed for form in names)
+    if name in CONNECTION_FIELDS:
+        assert refusal(pseudo, (name, value)) == ("connection_field", 400)
+    else:
+        assert not pseudo((name, value)).plain
+
+
+def test_a_head_without_such_fields_is_plain():
+    fields = [(b"accept", b"*/*"), (b"cookie", b"a=1"), (b"date", b"x"), (b"content-length", b"0"), (b"x-y", b"")]
+    assert pseudo(*fields).plain
+    assert plain(*fields).plain
+    assert response(fields).plain
+
+
+def test_a_response_is_dated_or_not():
+    assert response([(b"DATE", b"Mon, 23 Nov 2026 03:00:00 GMT")]).dated
+    assert not response([(b"x-date", b"Mon, 23 Nov 2026 03:00:00 GMT")]).dated
 
 
 def test_cookie_crumbs_become_one_field_in_place():
@@ -338,7 +379,7 @@ def test_an_upgrade_that_may_be_ignored_is():
     ],
 )
 def test_pseudo_fields_refused(fields):
-    assert refusal(pseudo_request, fields, LIMITS) == ("pseudo_field", 400)
+    assert refusal(pseudo_request, 1, fields, LIMITS, end=True) == ("pseudo_field", 400)
 
 
 def test_pseudo_fields_are_no_names_on_http_1():
@@ -552,9 +593,9 @@ def test_response_whole():
         (b"Host", b"a"),
     ]
     expected = [(b"content-type", b"text/plain"), (b"content-length", b"5")]
-    parts = response(fields)
-    assert parts.content_length == 5
-    assert (parts.headers, parts.transfer_encoding, parts.connection) == (expected, b"x", b"close")
+    head, framed = plain_response(200, lines(fields))
+    assert (head.content_length, head.headers) == (5, expected)
+    assert framed == Framing(b"x", b"close")
 
 
 def test_backends_have_more_room():

@@ -11,9 +11,9 @@ from typing import Any
 
 from balancer.pool import Member, PoolSettings
 from balancer.pool import Pool as BalancerPool
-from proxy.engine.events import Informational, ResponseHead
+from proxy.engine.events import Informational, ResponseHead, UpstreamRequest
 from proxy.errors import ProxyError
-from proxy.message import Headers
+from proxy.message import Headers, get
 from proxy.meters import ProxyMetrics
 from proxy.observe import Metrics, NullLog
 from proxy.policy.key import KeySource
@@ -110,10 +110,16 @@ class Taker:
     def on_informational(self, event: Informational) -> None:
         self._say("inform", event.status)
 
-    def on_response_head(self, event: ResponseHead) -> None:
-        self._say("head", event.status, event.end)
+    def on_response_head(self, event: ResponseHead, now: float) -> None:
+        whole = bool(event.body)
+        self._say("head", event.status, event.end and not whole)
+        if whole:
+            self.body += event.body
+            if self.poison == "body":
+                raise RuntimeError(self.poison)
+            self._say("end", [])
 
-    def on_response_body(self, data: bytes) -> None:
+    def on_response_body(self, data: bytes, now: float) -> None:
         self.body += data
         if self.credits:
             assert self.connection is not None
@@ -121,14 +127,7 @@ class Taker:
         if self.poison == "body":
             raise RuntimeError(self.poison)
 
-    def on_whole_response(self, event: ResponseHead, body: bytes) -> None:
-        self._say("head", event.status, event.end)
-        self.body += body
-        if self.poison == "body":
-            raise RuntimeError(self.poison)
-        self._say("end", [])
-
-    def on_response_end(self, trailers: Headers) -> None:
+    def on_response_end(self, trailers: Headers, now: float) -> None:
         self._say("end", trailers)
 
     def on_upstream_error(self, error: ProxyError, *, stale: bool) -> None:
@@ -198,7 +197,10 @@ class Rig:
 
     def ask(self, taker: Taker, method: bytes = b"GET", target: bytes = b"/", headers: Headers | None = None, *, end: bool = True) -> None:
         assert taker.connection is not None
-        taker.connection.begin(taker, method, target, [(b"host", b"x"), *(headers or [])], end=end)
+        length = get(headers or [], b"content-length")
+        taker.connection.begin(
+            taker, UpstreamRequest(method, target, b"x", headers or [], int(length) if length is not None else None, end)
+        )
 
     async def get(self, taker: Taker | None = None) -> Taker:
         """One whole request, on an idle connection where there is one."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from proxy.engine.events import UpstreamRequest
 from proxy.errors import ProxyError
 from proxy.snapshot import UpstreamConnections, UpstreamTls
 from proxy.upstream import pool as pool_module
@@ -110,7 +111,7 @@ async def test_a_backend_that_accepts_and_closes_is_a_failed_connect() -> None:
         def on_connected(self, connection):  # the close came later: what is written fails
             super().on_connected(connection)
             self.said.clear()
-            connection.begin(self, b"POST", b"/", [(b"host", b"x")], end=True)
+            connection.begin(self, UpstreamRequest(b"POST", b"/", b"x", [], None, end=True))
 
     async def script(reader: Reader, writer: Writer) -> None:
         writer.transport.abort()
