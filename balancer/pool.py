@@ -68,6 +68,7 @@ class Step:
     why: str
 
 
+_UP = Condition.UP  # as in health: a member looked up on its class costs as much as all the rest
 PANIC_FIRST = "all are down, and the pool panics: was healthy last"
 PANIC_NEXT = "comes next"
 
@@ -107,6 +108,16 @@ class Pool:
             return self._policies[0].walk(key)
         return self._walk(key, now, pinned)
 
+    def stays(self, pinned: Backend) -> bool:
+        """Whether a pinned backend is in this pool and up: then it is the first candidate, and the walk need not be begun for it."""
+        return pinned.condition is _UP and self._by_identity.get(pinned.identity) is pinned
+
+    def others(self, key: bytes, now: float, tried: Backend) -> Iterator[Backend]:
+        """The candidates after *tried*, which ``stays`` had given the first try."""
+        if self._seen != self._changes.count or now >= self._next_trial:
+            self._catch_up(now)
+        return self._rest(key, now, tried)
+
     def report(self, backend: Backend, outcome: Outcome, now: float) -> bool:
         """What happened at a backend, from probes and live requests alike. True when its state changed."""
         return self.health.report(backend, outcome, now)
@@ -123,10 +134,11 @@ class Pool:
         """A request goes to a backend."""
         backend.inflight += 1
 
-    def release(self, backend: Backend) -> None:
-        """A request that ``acquire`` counted is over."""
+    def release(self, backend: Backend, outcome: Outcome | None, now: float) -> bool:
+        """A request that ``acquire`` counted is over; None: that says nothing of the backend. True when its state changed."""
         backend.inflight -= 1
         assert backend.inflight >= 0, "released more often than acquired"
+        return outcome is not None and self.health.report(backend, outcome, now)
 
     def note_request(self, now: float) -> None:
         """Count a request, not its retries: the retry budget grows by it."""
@@ -219,6 +231,10 @@ class Pool:
         first = pinned if pinned is not None and pinned.available and self._by_identity.get(pinned.identity) is pinned else None
         if first is not None:
             yield self._taken(first, now)
+        yield from self._rest(key, now, first)
+
+    def _rest(self, key: bytes, now: float, first: Backend | None) -> Iterator[Backend]:
+        """The walk without its first step."""
         empty = first is None
         for tier, policy in zip(self._tiers, self._policies, strict=True):
             if not tier.active():

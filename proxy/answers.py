@@ -9,7 +9,7 @@ from http import HTTPStatus
 from proxy.errors import Kind, ProxyError, Side
 from proxy.message import Header, Headers
 
-HEALTH_HEADERS: Headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]
+HEALTH_HEADERS: tuple[Header, ...] = ((b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"))
 
 _RETRY_AFTER: Header = (b"retry-after", b"1")
 

@@ -1,11 +1,11 @@
 """The life of one request, top to bottom. Read this first.
 
-An exchange *decides*: which site and route, whether the client may, which backend, whether to try another one, what to answer. Body bytes
-go through ``pipe.Pipe`` and not through here (the request's by way of ``upload.Upload``). It is synchronous wherever it can be: with an
-idle connection to the backend at hand, a request goes from its head to bytes towards the backend with no task, no future and no timer;
-only a connect makes it come back later.
+An exchange *decides*: which route, whether the client may, which backend, whether to try another one, what to answer. Which site it is, and
+whether the connection may ask for it, ``admission`` says. Body bytes go through ``pipe.Pipe`` and not through here (the request's by way of
+``upload.Upload``). It is synchronous wherever it can be: with an idle connection to the backend at hand, a request goes from its head to
+bytes towards the backend with no task, no future and no timer; only a connect makes it come back later.
 
-    on_request -> _admit -> _forward -> _try -> _send -> on_response_head -> on_response_body ... -> on_response_end -> _finish
+    on_request -> _serve -> _forward -> _try -> _send -> on_response_head -> on_response_body ... -> on_response_end -> _finish
                      |                   ^  |
                      +-> _answer         |  +-> on_connect_failed / on_upstream_error -> _fail (no other candidate may be tried)
                                          +------------------------+
@@ -13,23 +13,26 @@ only a connect makes it come back later.
 Every path ends in ``_finish``, once: there the counters, the balancer's report and the access log line are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from balancer.affinity import address_key
 from balancer.backend import Backend
 from balancer.pool import Outcome
-from proxy.answers import HEALTH_HEADERS, date_header, failure_headers, plain_text
+from proxy.admission import Admitted, admit, health
+from proxy.answers import date_header, failure_headers, plain_text
+from proxy.deadlines import Expiring
 from proxy.engine.events import Informational, RequestBody, RequestHead, ResponseHead, UpstreamRequest
 from proxy.errors import Kind, ProxyError, Reset
-from proxy.message import Headers, host_of
-from proxy.meters import AccessRecord
+from proxy.message import Header, Headers, bracketed, host_of
+from proxy.meters import AccessRecord, AccessSink
 from proxy.pipe import Pipe
 from proxy.policy.answer import Redirect, Respond
+from proxy.policy.forwarded import from_stranger
 from proxy.policy.headers import strip_hop_by_hop
 from proxy.policy.template import Variables
 from proxy.services import Services
-from proxy.snapshot import Forward, Host, Pool, Route, Site, Timeouts
+from proxy.snapshot import Forward, Route, Timeouts
 from proxy.stream import ClientConnection
 from proxy.upload import Upload
 from proxy.upstream.h1 import UpstreamConnection
@@ -41,11 +44,15 @@ IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"
 MAX_CONNECT_FAILURES = 8
 """Candidates that one request may fail to connect to, however long the pool is."""
 
+_SUCCESS = Outcome.SUCCESS
+
 
 class Exchange:
     """One request of one client, and its answer."""
 
     __slots__ = (
+        "_action",
+        "_admitted",
         "_attempt",
         "_attempts",
         "_backend",
@@ -58,25 +65,22 @@ class Exchange:
         "_done",
         "_endpoint",
         "_first_byte",
-        "_forward_headers",
         "_head",
         "_head_sent",
         "_key",
-        "_last_backend",
-        "_pool",
         "_progress",
+        "_request",
         "_request_id",
         "_response_pipe",
         "_route",
         "_sent_at",
         "_services",
-        "_site",
         "_started",
         "_status",
-        "_target",
+        "_tried",
         "_upload",
+        "bucket",
         "client",
-        "slot",
         "stream",
     )
 
@@ -84,117 +88,71 @@ class Exchange:
         self._services = services
         self.client = client
         self.stream = head.stream
-        self.slot = -1
+        self.bucket: dict[Expiring, None] | None = None
         self._head = head
         self._started = self._progress = services.clock()
-        self._done = False
-        self._head_sent = False
-        self._status = 0
-        self._site: Site | None = None
+        self._done = self._head_sent = False
+        self._status = self._attempts = self._connect_failures = self._body_out = 0
+        self._admitted: Admitted | None = None
         self._route: Route | None = None
-        self._request_id = b""
+        self._request_id = self._key = b""
         self._client_address = ""
-        self._key = b""
         # towards the backend
+        self._action: Forward | None = None
         self._candidates: Iterator[Backend] | None = None
-        self._pool: Pool | None = None
         self._backend: Backend | None = None
-        self._last_backend = ""
+        self._tried: Backend | None = None
         self._endpoint: EndpointConnections | None = None
         self._attempt: Attempt | None = None
         self._connection: UpstreamConnection | None = None
-        self._attempts = 0
-        self._connect_failures = 0
-        self._forward_headers: Headers = []
-        self._target = b""
+        self._request: UpstreamRequest | None = None
         self._upload: Upload | None = None
-        self._connected_at = 0.0
-        self._sent_at = 0.0
-        self._first_byte = 0.0
-        self._body_out = 0
+        self._connected_at = self._sent_at = self._first_byte = 0.0
         self._response_pipe: Pipe | None = None
 
-    # 1. Which site, and may this connection ask for it?
+    # 1. Which site and route
 
     def on_request(self) -> None:
         """The request head has come: decide."""
         head = self._head
         client = self.client
         snapshot = self._services.snapshot
-        if client.tls is None:
-            self._plain_http()
+        admitted = client.admitted
+        if admitted is None or not admitted.holds(snapshot, client, head):
+            try:
+                found = admit(self._services, client, head)
+            except ProxyError as error:
+                self._fail(error)
+                return
+            if isinstance(found, Respond):
+                self._answer(found.status, found.headers, found.body)
+                return
+            admitted = client.admitted = found
+        elif snapshot.answers_health(admitted.host, head.path):
+            answer = health(self._services)
+            self._answer(answer.status, answer.headers, answer.body)
             return
-        resolved = client.resolved
-        host: Host | None
-        if resolved is not None and resolved[0] is snapshot and resolved[1] == head.authority:
-            host = resolved[2]
-            allowed = True
-        else:
-            host = snapshot.find_host(host_of(head.authority))
-            allowed = False
-        if snapshot.answers_health(host, head.path):
-            self._health()
-            return
-        if host is None or not (allowed or self._may_ask(host)):
-            self._fail(ProxyError(Kind.MISDIRECTED, "this connection's certificate or rules are not for that authority"))
-            return
-        if not allowed:
-            client.resolved = (snapshot, head.authority, host)
-        site = self._site = host.site
-        host.requests[client.version].value += 1
-        route = self._route = site.routes.find(head.method, head.path, head.headers)
+        self._admitted = admitted
+        admitted.requests.value += 1
+        route = self._route = admitted.site.routes.find(head.method, head.path, head.headers)
         if route is None:
             self._fail(ProxyError(Kind.NO_ROUTE, "no route of this site matches"))
-            return
-        self._admit(route)
-
-    def _may_ask(self, host: Host) -> bool:
-        """Whether this connection may carry requests for *host* (RFC 9110, section 7.4; RFC 9113, section 9.1.1)."""
-        tls = self.client.tls
-        return (
-            tls is not None
-            and not tls.is_default
-            and tls.client_rule == host.site.client_rule
-            and tls.certificate.covers(host_of(self._head.authority).decode("latin-1"))
-        )
-
-    def _plain_http(self) -> None:
-        """Plain HTTP on the TLS port: health, else a redirect to https."""
-        head = self._head
-        snapshot = self._services.snapshot
-        name = host_of(head.authority)
-        host = snapshot.find_host(name)
-        if snapshot.answers_health(host, head.path):
-            self._health()
-            return
-        if host is None:
-            self._fail(ProxyError(Kind.MISDIRECTED, "no such host here, and this port speaks https"))
-            return
-        port = self.client.listener.public_port
-        authority = _bracketed(name) + (b"" if port == 443 else b":%d" % port)
-        path = head.path if head.path[:1] == b"/" else b"/"
-        self._answer(308, [(b"location", b"https://" + authority + path), (b"content-length", b"0")], b"")
-
-    def _health(self) -> None:
-        if self._services.draining:
-            self._answer(503, HEALTH_HEADERS, b"draining\n")
         else:
-            self._answer(200, HEALTH_HEADERS, b"OK")
+            self._serve(route, admitted)
 
     # 2. The route's policies
 
-    def _admit(self, route: Route) -> None:
-        head = self._head
+    def _serve(self, route: Route, admitted: Admitted) -> None:
         if route.access is not None and not route.access.permits(self._address()):
             self._fail(ProxyError(Kind.DENIED, "the client's address is not allowed here"))
             return
         action = route.action
         if isinstance(action, Forward):
-            if route.body_bytes and head.content_length is not None and head.content_length > route.body_bytes:
-                self._services.meters.limits_hit.cell("body_size").value += 1
-                self._fail(ProxyError(Kind.BODY_TOO_LARGE, f"the request body is limited to {route.body_bytes} bytes"))
-                return
-            self._forward(route, action)
+            length = self._head.content_length
+            if route.body_bytes and length is not None and length > route.body_bytes:
+                self._too_large(route)
+            else:
+                self._forward(route, action, admitted)
         elif isinstance(action, Redirect):
             headers = [(b"location", action.target(self._variables())), (b"content-length", b"0")]
             self._answer(action.status, self._edited(headers), b"")
@@ -202,12 +160,17 @@ class Exchange:
             assert isinstance(action, Respond)
             self._answer(action.status, self._edited(list(action.headers)), action.body)
 
+    def _too_large(self, route: Route) -> None:
+        self._services.meters.limits_hit.cell("body_size").value += 1
+        self._fail(ProxyError(Kind.BODY_TOO_LARGE, f"the request body is limited to {route.body_bytes} bytes"))
+
     def _edited(self, headers: Headers) -> Headers:
-        route = self._route
-        if route is None:
-            return headers
-        if (alt_svc := self.client.listener.alt_svc) is not None and self.client.version != "HTTP/3":
-            headers.append((b"alt-svc", alt_svc))
+        """The fields of an answer as this route sends them; *headers* is changed."""
+        route, admitted = self._route, self._admitted
+        assert route is not None
+        assert admitted is not None
+        if admitted.alt_svc is not None:
+            headers.append(admitted.alt_svc)
         edit = route.response_headers
         return headers if edit is None else edit.apply(headers, self._variables)
 
@@ -222,7 +185,7 @@ class Exchange:
         return Variables(
             method=head.method,
             scheme=head.scheme,
-            host=_bracketed(host_of(head.authority)),
+            host=bracketed(host_of(head.authority)),
             path=head.path,
             version=self.client.version.encode(),
             client_address=self._address().encode(),
@@ -239,104 +202,114 @@ class Exchange:
 
     # 3. Which backend
 
-    def _forward(self, route: Route, action: Forward) -> None:
+    def _forward(self, route: Route, action: Forward, admitted: Admitted) -> None:
         services = self._services
         head = self._head
         client = self.client
-        pool = self._pool = action.pool
-        now = self._started
-        outbound = services.snapshot.forwarding.outbound(
-            head.headers, peer=client.peer[0], authority=head.authority, scheme=head.scheme, version=client.version
-        )
-        self._client_address = outbound.client_address
-        self._request_id = outbound.request_id
-        headers = outbound.headers
-        if route.request_headers is not None:
-            headers = route.request_headers.apply(headers, self._variables)
-        self._forward_headers = headers
-        self._target = head.path if action.rewrite is None else action.rewrite.apply(head.path)
-        pool.balancer.note_request(now)
+        self._action = action
+        hop, edit = admitted.hop, route.request_headers
+        if hop is not None and edit is None:
+            headers = head.headers if head.plain else from_stranger(head.headers)
+            self._client_address = hop.address
+            request_id = self._request_id = services.make_request_id()
+            lines = b"%b%b\r\n" % (hop.lines, request_id)
+        else:  # a trusted proxy's word counts, or a field may be one that is to be set: field by field
+            outbound = admitted.snapshot.forwarding.outbound(
+                head.headers, peer=client.peer[0], authority=head.authority, scheme=head.scheme, version=client.version
+            )
+            self._client_address = outbound.client_address
+            self._request_id = outbound.request_id
+            headers = outbound.headers if edit is None else edit.apply(outbound.headers, self._variables)
+            lines = b""
+        target = head.path if action.rewrite is None else action.rewrite.apply(head.path)
+        self._request = UpstreamRequest(head.method, target, head.authority, headers, head.content_length, head.end, lines)
         if not head.end:
             self._upload = Upload(partial(client.consumed, self.stream), route.retry.body_bytes)
-        timeouts = route.timeouts
-        services.deadlines.set(self, now + min(timeouts.response, timeouts.body_idle, timeouts.total or timeouts.response))
-        if pool.key.kind == "connection":
-            self._key = client.affinity_key
-        else:
-            self._key = pool.key.key(
-                connection_key=client.affinity_key,
-                client_key=self._client_key,
-                path=head.path,
-                headers=head.headers,
-            )
+        now = self._started
+        services.deadlines.begin(self, route.timeouts.first, now)
+        pool = action.pool
+        pool.balancer.note_request(now)
+        self._key = client.affinity_key
+        if pool.key.kind != "connection":
+            self._key = pool.key.key(connection_key=client.affinity_key, client_key=self._client_key, path=head.path, headers=head.headers)
         pinned = client.pins.get(pool.name) if pool.pins else None
+        if pinned is not None and pool.balancer.stays(pinned):
+            self._try(pinned, now)
+            return
         self._candidates = pool.balancer.candidates(self._key, now, pinned)
-        backend = self._next_candidate()
+        backend = next(self._candidates, None)
         if backend is None:
             self._fail(ProxyError(Kind.NO_BACKEND, "no backend of the pool is available"))
         else:
-            self._try(backend)
+            self._try(backend, now)
 
     def _client_key(self) -> bytes:
         return address_key(self._services.secret, self._address())
 
-    def _try(self, backend: Backend, *, fresh: bool = False) -> None:
+    def _try(self, backend: Backend, now: float, *, fresh: bool = False) -> None:
         """Send to a candidate: on an idle connection at once (unless it must be a *fresh* one), or on a new one later."""
-        route, action = self._forwarding()
-        self._backend = backend
-        self._last_backend = backend.identity
+        action = self._action
+        assert action is not None
+        self._backend = self._tried = backend
         self._attempts += 1
         action.pool.balancer.acquire(backend)
         endpoint = self._endpoint = self._services.upstreams.of(action.pool, backend.identity)
         connection = None if fresh else endpoint.take()
         if connection is not None:
-            self._send(connection)
+            self._send(connection, now)
         else:
-            self._attempt = endpoint.open(self, route.timeouts.connect, fast_open=self._head.method in IDEMPOTENT)
+            assert self._route is not None
+            self._attempt = endpoint.open(self, self._route.timeouts.connect, fast_open=self._head.method in IDEMPOTENT)
 
     def on_connected(self, connection: UpstreamConnection) -> None:
         """A new connection to the candidate is there."""
         self._attempt = None
-        self._send(connection)
+        self._send(connection, self._services.clock())
 
     def on_connect_failed(self, error: ProxyError) -> None:
         """The candidate can't be reached: nothing was sent, so any request may walk on to the next one, at once."""
         self._attempt = None
-        self._give_up_backend(Outcome.CONNECT_FAILED, self._services.clock())
+        now = self._services.clock()
+        self._give_up_backend(Outcome.CONNECT_FAILED, now)
         self._connect_failures += 1
         self._attempts -= 1
-        candidate = self._next_candidate() if self._connect_failures < MAX_CONNECT_FAILURES else None
+        candidate = self._next_candidate(now) if self._connect_failures < MAX_CONNECT_FAILURES else None
         if candidate is None:
             self._fail(error)
         else:
-            self._try_again(candidate)
+            self._try_again(candidate, now)
 
-    def _next_candidate(self) -> Backend | None:
-        assert self._candidates is not None
-        return next(self._candidates, None)
+    def _next_candidate(self, now: float) -> Backend | None:
+        """The next one that was not tried yet."""
+        candidates = self._candidates
+        if candidates is None:  # the first one was pinned
+            action, tried = self._action, self._tried
+            assert action is not None
+            assert tried is not None
+            candidates = self._candidates = action.pool.balancer.others(self._key, now, tried)
+        return next(candidates, None)
 
-    def _try_again(self, candidate: Backend) -> None:
-        assert self._pool is not None
-        self._services.meters.upstream_retries.cell(self._pool.name).value += 1
-        self._try(candidate)
+    def _try_again(self, candidate: Backend, now: float) -> None:
+        assert self._action is not None
+        self._services.meters.upstream_retries.cell(self._action.pool.name).value += 1
+        self._try(candidate, now)
 
     # 4. To the backend
 
-    def _send(self, connection: UpstreamConnection) -> None:
-        _, action = self._forwarding()
-        backend = self._backend
+    def _send(self, connection: UpstreamConnection, now: float) -> None:
+        action, backend, request = self._action, self._backend, self._request
+        assert action is not None
         assert backend is not None
+        assert request is not None
         self._connection = connection
-        self._connected_at = self._sent_at = self._progress = self._services.clock()
-        head = self._head
-        host = head.authority
+        self._connected_at = self._sent_at = self._progress = now
         if action.host is not None:
-            host = action.host or action.pool.endpoints[backend.identity].authority
-        connection.begin(self, UpstreamRequest(head.method, self._target, host, self._forward_headers, head.content_length, head.end))
+            request.host = action.host or action.pool.endpoints[backend.identity].authority
+        connection.begin(self, request)
         upload = self._upload
         if upload is None:
             return
-        if head.expect_continue and self._attempts == 1 and not upload.complete and not upload.received:
+        if self._head.expect_continue and self._attempts == 1 and not upload.complete and not upload.received:
             self.client.inform(self.stream, 100, [])
         upload.flow_to(connection)
 
@@ -350,10 +323,9 @@ class Exchange:
         assert upload is not None
         self._progress = self._services.clock()
         if route.body_bytes and upload.received + len(event.data) > route.body_bytes:
-            self._services.meters.limits_hit.cell("body_size").value += 1
-            self._fail(ProxyError(Kind.BODY_TOO_LARGE, f"the request body is limited to {route.body_bytes} bytes"))
-            return
-        upload.push(event.data, event.credit)
+            self._too_large(route)
+        else:
+            upload.push(event.data, event.credit)
 
     def on_request_end(self, trailers: Headers) -> None:
         """The request is complete."""
@@ -381,30 +353,31 @@ class Exchange:
         """The backend answers; when all of it came at once, it needs no pipe."""
         headers = self._begin_response(event, now)
         self._head_sent = True
+        client = self.client
         if not event.end:
             assert self._connection is not None
-            self.client.send_head(self.stream, event.status, headers, end=False)
-            self._response_pipe = Pipe(partial(self.client.send_data, self.stream, end=False), self._connection.credit)
+            client.send_head(self.stream, event.status, headers, end=False)
+            self._response_pipe = Pipe(partial(client.send_data, self.stream, end=False), self._connection.credit)
             return
         self._connection = None
         if event.body:
             self._body_out = len(event.body)
-            self.client.respond(self.stream, event.status, headers, event.body)
+            client.respond(self.stream, event.status, headers, event.body)
         else:
-            self.client.send_head(self.stream, event.status, headers, end=True)
-        self._finish("complete", Outcome.SUCCESS, now)
+            client.send_head(self.stream, event.status, headers, end=True)
+        self._finish("complete", _SUCCESS, now)
 
     def _begin_response(self, event: ResponseHead, now: float) -> Headers:
         """Take note of the answer; gives the fields that go on to the client."""
-        pool, backend, endpoint, client = self._pool, self._backend, self._endpoint, self.client
-        assert pool is not None
+        action, backend, endpoint = self._action, self._backend, self._endpoint
+        assert action is not None
         assert backend is not None
         assert endpoint is not None
         self._first_byte = self._progress = now
         endpoint.seconds.observe(now - self._sent_at)
         self._status = event.status
-        if pool.pins:
-            client.pins[pool.name] = backend
+        if action.pool.pins:
+            self.client.pins[action.pool.name] = backend
         headers = event.headers if event.plain else strip_hop_by_hop(event.headers)
         if not event.dated:
             headers.append(date_header(self._services.wall_clock()))  # RFC 9110, section 6.6.1
@@ -425,7 +398,7 @@ class Exchange:
             self.client.send_trailers(self.stream, trailers)
         else:
             self.client.send_data(self.stream, b"", end=True)
-        self._finish("complete", Outcome.SUCCESS, now)
+        self._finish("complete", _SUCCESS, now)
 
     def on_drained(self) -> None:
         """The client takes more of the answer."""
@@ -441,7 +414,9 @@ class Exchange:
         upload = self._upload
         if upload is not None:
             upload.interrupt()
-        route, action = self._forwarding()
+        route, action = self._route, self._action
+        assert route is not None
+        assert action is not None
         if self._head_sent:
             self._fail(error)
             return
@@ -450,21 +425,21 @@ class Exchange:
             self.on_connect_failed(error)  # known only now, since TCP Fast Open had put the request into the SYN
             return
         repeatable = replayable and (error.retry or self._head.method in IDEMPOTENT)
+        now = self._services.clock()
         if stale and repeatable:
             # It closed while idle: the backend has not failed, and the same one is asked again. On a new connection: the other idle
             # ones are as old, and this happens once at most.
             backend = self._backend
             assert backend is not None
-            self._give_up_backend(None, self._services.clock())
+            self._give_up_backend(None, now)
             self._attempts -= 1
-            self._try(backend, fresh=True)
+            self._try(backend, now, fresh=True)
             return
-        now = self._services.clock()
         self._give_up_backend(Outcome.CONNECT_FAILED if error.kind is Kind.CONNECT_REFUSED else Outcome.RESPONSE_FAILED, now)
         if repeatable and self._attempts < route.retry.attempts:
-            candidate = self._next_candidate()
+            candidate = self._next_candidate(now)
             if candidate is not None and action.pool.balancer.allow_retry(now):
-                self._try_again(candidate)
+                self._try_again(candidate, now)
                 return
         self._fail(error)
 
@@ -535,7 +510,7 @@ class Exchange:
 
     # 7. How it ends
 
-    def _answer(self, status: int, headers: Headers, body: bytes) -> None:
+    def _answer(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         """An answer of our own."""
         self._status = status
         self._head_sent = True
@@ -587,18 +562,10 @@ class Exchange:
         """The present attempt is over: tell the balancer how it went."""
         backend, self._backend = self._backend, None
         if backend is not None:
-            pool = self._pool
-            assert pool is not None
-            pool.balancer.release(backend)
-            if outcome is not None and pool.balancer.report(backend, outcome, now):
+            assert self._action is not None
+            pool = self._action.pool
+            if pool.balancer.release(backend, outcome, now):
                 self._services.log.warning("backend changed state", pool=pool.name, backend=backend.identity, state=backend.state)
-
-    def _forwarding(self) -> tuple[Route, Forward]:
-        route = self._route
-        assert route is not None
-        action = route.action
-        assert isinstance(action, Forward)
-        return route, action
 
     def _finish(self, ended: str, outcome: Outcome | None, now: float, error: ProxyError | None = None) -> None:
         if self._done:
@@ -606,49 +573,45 @@ class Exchange:
         self._done = True
         services = self._services
         services.deadlines.cancel(self)
-        seconds = now - self._started
-        backend = self._backend
-        route = self._route
         body_in = self._upload.received if self._upload is not None else 0
         body_out = self._response_pipe.moved if self._response_pipe is not None else self._body_out
-        if backend is not None:
-            self._give_up_backend(outcome, now)
+        self._give_up_backend(outcome, now)
+        route = self._route
         if route is not None:
             counters = route.counters
             counters.statuses[min(self._status // 100, 5)].value += 1
             counters.bytes_in.value += body_in
             counters.bytes_out.value += body_out
-            counters.seconds.observe(seconds)
+            counters.seconds.observe(now - self._started)
         if services.access_log is not None:
-            head = self._head
-            client = self.client
-            services.access_log.append(
-                AccessRecord(
-                    request_id=self._id(),
-                    time=services.wall_clock(),
-                    listener=client.listener.name,
-                    version=client.version,
-                    method=head.method,
-                    host=head.authority,
-                    path=head.path,
-                    status=self._status,
-                    site=self._site.name if self._site is not None else "",
-                    route=route.name if route is not None else "",
-                    backend=self._last_backend,
-                    key=self._key,
-                    client_address=self._client_address or client.peer[0],
-                    bytes_in=body_in,
-                    bytes_out=body_out,
-                    seconds=seconds,
-                    seconds_connect=self._connected_at - self._started if self._connected_at else 0.0,
-                    seconds_first_byte=self._first_byte - self._started if self._first_byte else 0.0,
-                    attempts=self._attempts,
-                    ended=ended,
-                    error=error.detail if error is not None else "",
-                )
-            )
+            self._log(services.access_log, ended, error, now - self._started, (body_in, body_out))
         self.client.exchange_done(self.stream)
 
-
-def _bracketed(host: bytes) -> bytes:
-    return b"[%b]" % host if b":" in host else host
+    def _log(self, log: AccessSink, ended: str, error: ProxyError | None, seconds: float, body_bytes: tuple[int, int]) -> None:
+        head = self._head
+        client = self.client
+        log.append(
+            AccessRecord(
+                request_id=self._id(),
+                time=self._services.wall_clock(),
+                listener=client.listener.name,
+                version=client.version,
+                method=head.method,
+                host=head.authority,
+                path=head.path,
+                status=self._status,
+                site=self._admitted.site.name if self._admitted is not None else "",
+                route=self._route.name if self._route is not None else "",
+                backend=self._tried.identity if self._tried is not None else "",
+                key=self._key,
+                client_address=self._client_address or client.peer[0],
+                bytes_in=body_bytes[0],
+                bytes_out=body_bytes[1],
+                seconds=seconds,
+                seconds_connect=self._connected_at - self._started if self._connected_at else 0.0,
+                seconds_first_byte=self._first_byte - self._started if self._first_byte else 0.0,
+                attempts=self._attempts,
+                ended=ended,
+                error=error.detail if error is not None else "",
+            )
+        )

@@ -31,3 +31,8 @@ def host_of(authority: bytes) -> bytes:
     if authority[:1] == b"[":
         return authority[1 : authority.find(b"]")].lower()
     return authority.split(b":", 1)[0].lower().removesuffix(b".")
+
+
+def bracketed(host: bytes) -> bytes:
+    """A host as it stands in an authority: an IPv6 address in brackets."""
+    return b"[%b]" % host if b":" in host else host

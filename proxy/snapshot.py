@@ -138,6 +138,12 @@ class Timeouts:
     body_idle: float
     """Without a byte moving, either way."""
     total: float
+    first: float = field(init=False, compare=False, repr=False)
+    """The shortest of those that may end a request once it was taken on."""
+
+    def __post_init__(self) -> None:
+        """Work out what follows from the others."""
+        object.__setattr__(self, "first", min(self.response, self.body_idle, self.total or self.response))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from proxy.message import Address, Headers
 
 if TYPE_CHECKING:
     from balancer.backend import Backend
-    from proxy.snapshot import Host, Listener, Snapshot, TlsProfile
+    from proxy.admission import Admitted
+    from proxy.snapshot import Listener, TlsProfile
 
 
 class ClientConnection(Protocol):
@@ -28,8 +29,7 @@ class ClientConnection(Protocol):
     """The key of ``key: connection``: fixed for the life of the connection."""
     pins: "dict[str, Backend]"
     """Pool name to the backend that this connection stays with."""
-
-    resolved: "tuple[Snapshot, bytes, Host] | None"
+    admitted: "Admitted | None"
     """The last authority that was allowed on this connection, so that the next request need not be checked again."""
 
     def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> None: ...

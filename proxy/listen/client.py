@@ -6,13 +6,14 @@ Keeps the exchanges of the connection by stream and hands them the engine's even
 from abc import ABC, abstractmethod
 
 from balancer.backend import Backend
+from proxy.admission import Admitted
 from proxy.engine.events import ConnectionClosed, Drained, Event, Rejected, RequestBody, RequestEnd, RequestHead, StreamReset
 from proxy.errors import Reset
 from proxy.exchange import Exchange
 from proxy.message import Address, Headers
 from proxy.observe import Cell
 from proxy.services import Services
-from proxy.snapshot import Host, Listener, Snapshot, TlsProfile
+from proxy.snapshot import Listener, TlsProfile
 
 LIMITS = {"header_too_large": "header_size", "too_many_fields": "header_count", "too_many_streams": "streams_per_connection"}
 """Reasons for which an engine refuses requests that are limits of the configuration, by their names there."""
@@ -33,7 +34,7 @@ class ClientStreams(ABC):
         self.sni: str | None = None
         self.affinity_key = b""
         self.pins: dict[str, Backend] = {}
-        self.resolved: tuple[Snapshot, bytes, Host] | None = None
+        self.admitted: Admitted | None = None
         self.exchanges: dict[int, Exchange] = {}
 
     def speaks(self, version: str) -> None:

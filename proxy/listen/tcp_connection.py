@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from balancer.affinity import address_key
+from proxy.deadlines import Expiring
 from proxy.engine.h1 import H1Connection
 from proxy.engine.seam import HIGH_WATER, LOW_WATER, Connection
 from proxy.errors import Reset
@@ -52,7 +53,7 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
 
     def __init__(self, owner: "TcpListener") -> None:
         super().__init__(owner.services, owner.listener, ("", 0))
-        self.slot = -1
+        self.bucket: dict[Expiring, None] | None = None
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self._phase: Callable[[bytes | memoryview], None] = self._peeking

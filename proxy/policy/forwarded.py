@@ -82,6 +82,18 @@ class Outbound:
     request_id: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """What this hop says of a peer that isn't trusted and asks for one authority: the same for all its requests."""
+
+    address: str
+    """The client's."""
+    fields: tuple[Header, ...]
+    """All but X-Request-Id, which stands behind them."""
+    lines: bytes
+    """The same as lines of HTTP/1.1, up to the value of X-Request-Id."""
+
+
 @dataclass(slots=True)
 class _Peer:
     """A peer's address in the three forms that are needed."""
@@ -117,32 +129,27 @@ class Forwarding:
         known = self._peers.get(peer) or self._learn(peer)
         if known.trusted:
             return self._outbound_trusted(headers, known, authority, scheme, version)
-        passed = [header for header in headers if header[0] not in FROM_STRANGERS]
-        if len(passed) != len(headers):
-            named = connection_named(headers)
-            if named:
-                passed = [header for header in passed if header[0] not in named]
-        proto, forwarded_proto = self._protocols[scheme]
         request_id = self._make_request_id()
-        if authority:
-            host = self._hosts.get(authority) or self._quote_host(authority)
-            passed += (
-                (b"forwarded", known.node + host + proto),
-                (b"x-forwarded-for", known.plain),
-                (b"x-forwarded-host", authority),
-                forwarded_proto,
-                self._vias[version],
-                (b"x-request-id", request_id),
-            )
-        else:
-            passed += (
-                (b"forwarded", known.node + proto),
-                (b"x-forwarded-for", known.plain),
-                forwarded_proto,
-                self._vias[version],
-                (b"x-request-id", request_id),
-            )
-        return Outbound(passed, known.address, request_id)
+        said = self._say(known, authority, scheme, version)
+        return Outbound([*from_stranger(headers), *said, (b"x-request-id", request_id)], known.address, request_id)
+
+    def hop(self, peer: str, *, authority: bytes, scheme: bytes, version: str) -> Hop | None:
+        """What ``outbound`` adds for every request of a peer that isn't trusted; None for one that is: it depends on its fields."""
+        known = self._peers.get(peer) or self._learn(peer)
+        if known.trusted:
+            return None
+        fields = self._say(known, authority, scheme, version)
+        lines = b"".join([b"%b: %b\r\n" % field for field in fields])
+        return Hop(known.address, fields, lines + b"x-request-id: ")
+
+    def _say(self, known: _Peer, authority: bytes, scheme: bytes, version: str) -> tuple[Header, ...]:
+        proto, forwarded_proto = self._protocols[scheme]
+        address = (b"x-forwarded-for", known.plain)
+        if not authority:
+            return (b"forwarded", known.node + proto), address, forwarded_proto, self._vias[version]
+        host = self._hosts.get(authority) or self._quote_host(authority)
+        forwarded = (b"forwarded", known.node + host + proto)
+        return forwarded, address, (b"x-forwarded-host", authority), forwarded_proto, self._vias[version]
 
     def client_address(self, peer: str, headers: Headers) -> str:
         """The address of the client: of all hops, from the nearest on, the first that is not trusted.
@@ -210,6 +217,16 @@ class Forwarding:
         value = authority if _TOKEN.fullmatch(authority) else b'"' + _NEEDS_ESCAPE.sub(rb"\\\1", authority) + b'"'
         quoted = self._hosts[authority] = b";host=" + value
         return quoted
+
+
+def from_stranger(headers: Headers) -> Headers:
+    """The fields of a peer that isn't trusted that go on, in a new list."""
+    passed = [header for header in headers if header[0] not in FROM_STRANGERS]
+    if len(passed) != len(headers):
+        named = connection_named(headers)
+        if named:
+            return [header for header in passed if header[0] not in named]
+    return passed
 
 
 def _node(address: bytes) -> bytes:

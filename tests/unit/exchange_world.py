@@ -58,7 +58,7 @@ class FakeClient:
     sni: str | None = "a.example.com"
     affinity_key: bytes = b"k" * 16
     pins: dict[str, Any] = field(default_factory=dict)
-    resolved: Any = None
+    admitted: Any = None
     said: list[tuple[Any, ...]] = field(default_factory=list)
     queued: int = 0
     done: list[int] = field(default_factory=list)

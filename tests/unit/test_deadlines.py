@@ -8,7 +8,7 @@ from proxy.deadlines import TICK, Deadlines
 
 class Item:
     def __init__(self, again: float | None = None) -> None:
-        self.slot = -1
+        self.bucket: dict[Item, None] | None = None
         self.fired: list[float] = []
         self.again = again
 
@@ -66,6 +66,40 @@ def test_an_item_may_ask_for_another_time_when_it_fires() -> None:
     wheel.turn(2.9)
     wheel.turn(3.2)
     assert item.fired == [1.2, 3.2]
+
+
+def test_items_that_begin_between_two_turns_fire_together_and_no_later_than_they_asked_for() -> None:
+    wheel = Deadlines(0.0)
+    items = [Item(), Item(), Item(again=9.0)]
+    for number, item in enumerate(items):
+        wheel.begin(item, 1.0, number * 0.04)
+    wheel.cancel(items[1])
+    assert len(wheel) == 2
+    run(wheel, 0.0, 1.2)
+    assert [len(item.fired) for item in items] == [1, 0, 1]
+    assert 1.0 <= items[0].fired[0] <= 1.0 + 2 * TICK
+    wheel.begin(items[0], 1.0, 1.2)
+    run(wheel, 1.2, 1.9)
+    assert len(items[0].fired) == 1
+    run(wheel, 1.9, 10.0)
+    assert [len(item.fired) for item in items] == [2, 0, 2]
+    assert len(wheel) == 0
+
+
+def test_what_begins_while_the_wheel_turns_late_is_not_lost() -> None:
+    wheel = Deadlines(0.0)
+    late = Item()
+
+    class Starter(Item):
+        def on_deadline(self, now: float) -> float | None:
+            wheel.begin(late, 0.05, 1.0)
+            return super().on_deadline(now)
+
+    wheel.set(Starter(), 1.0)
+    wheel.turn(9.0)
+    wheel.begin(other := Item(), 0.05, 9.0)
+    wheel.turn(9.3)
+    assert (len(late.fired), len(other.fired), len(wheel)) == (1, 1, 0)
 
 
 def test_a_deadline_in_the_past_fires_at_the_next_turn() -> None:

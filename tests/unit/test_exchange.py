@@ -1,5 +1,6 @@
 """The life of a request as a dialogue: no sockets, a clock that is set by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,6 +99,50 @@ def test_the_choice_is_pinned_to_the_connection_and_survives_a_ring_that_would_s
     world.request(client, stream=3).on_response_head(ResponseHead(204, [], end=True), world.now)
     assert {connection.identity for connection in world.connections} == {first}
     assert client.pins["web"].identity == first
+
+
+def test_what_was_admitted_once_holds_for_this_authority_path_and_snapshot_only() -> None:
+    world, client = World(), FakeClient()
+
+    def told(name: bytes, **values: Any) -> bytes:
+        world.request(client, **values)
+        return dict(world.connections[-1].said[0][3])[name]  # of one key, so of one endpoint
+
+    assert told(b"forwarded") == b"for=192.0.2.7;host=a.example.com;proto=https"
+    first = client.admitted
+    assert told(b"x-request-id", stream=3) == b"id-2"
+    assert client.admitted is first
+    assert told(b"x-forwarded-host", stream=5, authority=b"a.example.com:8443") == b"a.example.com:8443"
+    assert told(b"x-forwarded-host", stream=7) == b"a.example.com"
+    client.peer = ("192.0.2.8", 5555)
+    assert told(b"x-forwarded-for", stream=9) == b"192.0.2.8"
+    world.services.snapshot = replace(world.services.snapshot, exact_hosts={})
+    world.request(client, stream=11)
+    assert client.said[-1][:3] == ("respond", 11, 421)
+
+
+def test_a_request_on_a_pinned_connection_walks_on_when_its_backend_fails() -> None:
+    world, client = World(), FakeClient()
+    world.request(client).on_response_head(ResponseHead(204, [], end=True), world.now)
+    pinned = client.pins["web"].identity
+    exchange = world.request(client, stream=3)
+    exchange.on_upstream_error(ProxyError(Kind.UPSTREAM_CLOSED, "reset"), stale=False)
+    asked = [connection.identity for connection in world.connections]
+    assert asked.count(pinned) == 2
+    assert len(asked) == 3
+    exchange.on_response_head(ResponseHead(204, [], end=True), world.now)
+    assert client.pins["web"].identity != pinned
+
+
+def test_fields_that_a_stranger_may_not_send_are_taken_out_told_or_not() -> None:
+    for plain, sent, passed in (
+        (False, [(b"x-real-ip", b"1.1.1.1"), (b"accept", b"*/*")], [(b"accept", b"*/*")]),
+        (True, [(b"accept", b"*/*")], [(b"accept", b"*/*")]),
+    ):
+        world = World()
+        world.request(FakeClient(), headers=sent, plain=plain)
+        assert world.connections[0].said[0][3][1:2] == passed
+        assert (b"x-real-ip", b"1.1.1.1") not in world.connections[0].said[0][3]
 
 
 def test_http3_answers_carry_no_alt_svc() -> None:

@@ -152,16 +152,50 @@ def test_a_pinned_connection_may_carry_the_trial():
     assert "b" not in names(pool, now=1.1, pinned=pinned)
 
 
+def test_a_pinned_one_that_stays_is_the_first_of_the_walk_and_the_others_follow():
+    pool = make(*"abc", probed=True)
+    for backend in pool.backends:
+        assert pool.stays(backend)
+        rest = [other.identity for other in pool.others(KEY, 0.0, backend)]
+        assert names(pool, pinned=backend) == [backend.identity, *rest]
+    last = pool.find(names(pool)[2])
+    pool.drain(pool.find(names(pool)[0]), 1.0)
+    assert [other.identity for other in pool.others(KEY, 1.0, last)] == names(pool)[:1]
+
+
+def test_a_pinned_one_that_is_down_on_trial_or_of_another_pool_does_not_stay():
+    pool = make(*"ab", passive_fall=1)
+    backend = pool.find("a")
+    pool.report(backend, Outcome.CONNECT_FAILED, 0.0)
+    assert not pool.stays(backend)
+    names(pool, now=1.5)
+    pool.report(backend, Outcome.SUCCESS, 1.6)
+    assert pool.stays(backend)
+    assert not make("a").stays(backend)
+
+
+def test_a_finished_request_says_how_it_went_or_nothing():
+    pool = make("a", passive_fall=1)
+    backend = pool.find("a")
+    for _ in range(3):
+        pool.acquire(backend)
+    assert not pool.release(backend, None, 0.0)
+    assert not pool.release(backend, Outcome.SUCCESS, 0.0)
+    assert (backend.proven, backend.state) == (True, "up")
+    assert pool.release(backend, Outcome.RESPONSE_FAILED, 0.0)
+    assert (backend.inflight, backend.state) == (0, "down")
+
+
 def test_requests_in_flight_are_counted():
     pool = make("a")
     backend = pool.find("a")
     pool.acquire(backend)
     pool.acquire(backend)
-    pool.release(backend)
+    pool.release(backend, None, 0.0)
     assert backend.inflight == 1
-    pool.release(backend)
+    pool.release(backend, None, 0.0)
     with pytest.raises(AssertionError):
-        pool.release(backend)
+        pool.release(backend, None, 0.0)
 
 
 def test_the_retry_budget_is_the_pools():

@@ -519,7 +519,7 @@ async def test_a_fault_outside_of_any_exchange_costs_its_connection_only(authori
     async with edge(authority) as made, made.h1() as victim, made.h1() as neighbour:
         victim.ask("/")
         await victim.answer()
-        (connection,) = [one for one in made.listener.connections if one.resolved is not None]
+        (connection,) = [one for one in made.listener.connections if one.admitted is not None]
 
         class Broken:
             def __getattr__(self, name: str) -> Any:

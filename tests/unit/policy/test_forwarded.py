@@ -4,6 +4,7 @@ from itertools import count
 
 import pytest
 
+from proxy.engine.h1_wire import encode_fields
 from proxy.policy import forwarded
 from proxy.policy.access import Networks
 from proxy.policy.forwarded import MAX_HOPS, MAX_REQUEST_ID, Forwarding
@@ -210,3 +211,17 @@ def test_what_is_remembered_is_bounded(monkeypatch):
         rule.outbound([], peer=f"192.0.2.{number}", authority=b"h%d" % number, scheme=b"https", version="HTTP/2")
         assert len(rule._peers) <= 8
         assert len(rule._hosts) <= 8
+
+
+@pytest.mark.parametrize("authority", [b"a.example.com", b"[::1]:8443", b""])
+@pytest.mark.parametrize("peer", ["192.0.2.1", "2001:db8::1", ""])
+def test_what_is_made_once_for_a_connection_is_what_each_request_would_get(peer, authority):
+    hop = forwarding().hop(peer, authority=authority, scheme=b"http", version="HTTP/1.1")
+    whole = outbound([], peer, authority, b"http", "HTTP/1.1")
+    assert whole.headers == [*hop.fields, (b"x-request-id", b"made-1")]
+    assert encode_fields(whole.headers) == hop.lines + b"made-1\r\n"
+    assert hop.address == whole.client_address
+
+
+def test_nothing_is_made_once_for_a_trusted_proxy():
+    assert forwarding().hop("10.0.0.1", authority=b"a", scheme=b"https", version="HTTP/2") is None
