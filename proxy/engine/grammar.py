@@ -119,7 +119,6 @@ PERSISTENCE = frozenset((b"close", b"keep-alive", b"Close", b"Keep-Alive"))
 """What Connection says most often: nothing of other fields, so that the field itself ends where it was parsed."""
 
 _TOKEN_BYTES = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&'*+-.^_`|~"  # RFC 9110, section 5.6.2
-_DIGITS = b"0123456789"
 _SECTION_BYTES = b"\t\n" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))  # RFC 9110, section 5.5; LF: our separator
 _TARGET_BYTES = bytes(set(range(0x21, 0x7F)) - {ord("#")})
 _METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"))
@@ -233,7 +232,7 @@ def folded_field(raw: bytes, padded: bytes) -> Entry:
 
 def add_content_length(value: bytes, before: int | None, headers: Headers) -> int:
     """Digits only, and again only if it says the same (RFC 9110, section 8.6): kept in *headers* once, canonical."""
-    if not value or len(value) > CONTENT_LENGTH_DIGITS or value.translate(None, _DIGITS):
+    if len(value) > CONTENT_LENGTH_DIGITS or not value.isdigit():
         raise Malformed("content_length", quote(value))
     length = int(value)
     if before is None:

@@ -73,7 +73,7 @@ class H1Client:
 
     def start(self, request: UpstreamRequest) -> bytes:
         """A request head. The body is framed by its content-length where that is known, else in chunks."""
-        if self._response != _IDLE or not self.reusable:
+        if self._response != _IDLE or not self._sent or not self._keep or self._data:  # not reusable
             raise UpstreamProtocolError("the connection is not free for a request")
         method, end, length = request.method, request.end, request.content_length
         framing = b""
@@ -143,9 +143,7 @@ class H1Client:
         """Append the events of *data*; returns how far it came."""
         at = 0
         begun: ResponseHead | None = None
-        if self._response in (_IDLE, _FAILED):
-            raise UpstreamProtocolError("bytes without a request")
-        while self._response == _HEAD:
+        while (response := self._response) == _HEAD:
             end = find_head(data, at, self._scanned, RESPONSE_LIMITS.header_bytes)
             if end < 0:
                 self._scanned = len(data) - at
@@ -153,27 +151,30 @@ class H1Client:
             self._scanned = 0
             begun = self._head(data[at:end], events)
             at = end + 4
-        response = self._response
-        if response == _IDLE or at >= len(data):
-            return at
-        if response == _CHUNKED:
-            return self._read_chunks(data, at, begun, events)
-        if response == _UNTIL_CLOSE:
-            events.append(ResponseBody(data[at:]))
-            return len(data)
-        piece = data[at : at + self._left]
-        self._left -= len(piece)
-        if self._left:
-            events.append(ResponseBody(piece))
-        else:
+            if at == len(data):
+                return at
+        if response == _SIZED:
+            piece = data[at : at + self._left]
+            at += len(piece)
+            self._left -= len(piece)
+            if self._left:
+                events.append(ResponseBody(piece))
+                return at
             self._response = _IDLE
             if begun is not None:
                 begun.body = piece
                 begun.end = True
-            else:
-                events.append(ResponseBody(piece))
-                events.append(ResponseEnd([]))
-        return at + len(piece)
+                return at
+            events.append(ResponseBody(piece))
+            events.append(ResponseEnd([]))
+        elif response == _CHUNKED:
+            at = self._read_chunks(data, at, begun, events)
+        elif response == _UNTIL_CLOSE:
+            events.append(ResponseBody(data[at:]))
+            at = len(data)
+        elif begun is None:
+            raise UpstreamProtocolError("bytes without a request")
+        return at
 
     def _head(self, text: bytes, events: list[UpstreamEvent]) -> ResponseHead | None:
         """Take a head, without its empty line; returns it when it is a final one."""

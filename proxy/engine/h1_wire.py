@@ -31,7 +31,7 @@ def find_head(data: bytes, start: int, scanned: int, limit: int) -> int:
     Bytes before *scanned* were looked at in an earlier call. Raises Malformed as soon as more than *limit* bytes (431; 414 within the
     first line) or a bare LF have come, wherever the bytes were split.
     """
-    end = data.find(b"\r\n\r\n", max(start, scanned - 3))
+    end = data.find(b"\r\n\r\n", max(start, scanned - 3) if scanned else start)
     if 0 <= end <= start + limit:
         return end
     seen = data[max(start, scanned - 1) : start + limit + 4]

@@ -150,30 +150,26 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._give(consumer, events)
 
     def _give(self, consumer: Consumer, events: list[UpstreamEvent]) -> None:
+        now = self._owner.clock()
         try:
-            self._deliver(consumer, events, self._owner.clock())
+            for event in events:
+                if isinstance(event, ResponseHead):
+                    if event.end:
+                        self._release(now)
+                    consumer.on_response_head(event, now)
+                elif isinstance(event, ResponseBody):
+                    self._uncredited += len(event.data)
+                    consumer.on_response_body(event.data, now)
+                elif isinstance(event, ResponseEnd):
+                    self._release(now)
+                    consumer.on_response_end(event.trailers, now)
+                else:
+                    consumer.on_informational(event)
+                if self._consumer is not consumer:
+                    return  # the answer is complete, or the exchange let go of it while taking an event
         except Exception as error:  # noqa: BLE001  # contained to this exchange: the worker lives
             consumer.on_internal_error(error)
-
-    def _deliver(self, consumer: Consumer, events: list[UpstreamEvent], now: float) -> None:
-        for event in events:
-            kind = type(event)
-            if kind is ResponseHead:
-                head = cast("ResponseHead", event)
-                if head.end:
-                    self._release(now)
-                consumer.on_response_head(head, now)
-            elif kind is ResponseBody:
-                body = cast("ResponseBody", event).data
-                self._uncredited += len(body)
-                consumer.on_response_body(body, now)
-            elif kind is ResponseEnd:
-                self._release(now)
-                consumer.on_response_end(cast("ResponseEnd", event).trailers, now)
-            else:
-                consumer.on_informational(cast("Informational", event))
-            if self._consumer is not consumer:
-                return  # the answer is complete, or the exchange let go of it while taking an event
+            return
         if self._uncredited > HIGH_WATER and not self._read_paused and self._transport is not None:
             self._read_paused = True
             self._transport.pause_reading()
