@@ -365,3 +365,99 @@ fn a_download_goes_on_when_the_client_s_address_changes_in_the_middle_of_it() {
     assert!(answer.len() > 1_000_000);
     assert!(pair.app.take().contains(&"moved to 127.0.0.1:4001".to_owned()));
 }
+
+/// A connection whose ends both have connection IDs to spare, for clients that move.
+fn pair_that_may_move() -> Pair {
+    let mut pair = Pair::new();
+    for number in 1..8 {
+        pair.client.new_scid(&ConnectionId::from_ref(&[number; 8]), 7, false).unwrap();
+        pair.server.quic.new_scid(&ConnectionId::from_ref(&[100 + number; 8]), 7, false).unwrap();
+    }
+    pair.exchange();
+    pair
+}
+
+/// What the client has to send comes to the server, and what this sends is lost.
+fn say_into_the_void(pair: &mut Pair, packets: usize) {
+    let mut packet = [0; 1500];
+    for _ in 0..packets {
+        pair.client.send_ack_eliciting().unwrap();
+        while let Ok((size, info)) = pair.client.send(&mut packet) {
+            assert!(pair.server.receive(&mut packet[..size], pair.from, info.to));
+            assert!(pair.server.quic.local_error().is_none(), "{:?}", pair.server.quic.local_error());
+        }
+    }
+    while pair.server.send(&mut packet).is_some() {}
+}
+
+/// The words for what became of the validation of an address: quiche does not export the type.
+fn state_of(pair: &Pair, port: u16) -> Option<String> {
+    pair.server.quic.path_stats().find(|path| path.peer_addr.port() == port).map(|path| format!("{:?}", path.validation_state))
+}
+
+#[test]
+fn a_client_whose_new_address_could_not_be_validated_is_heard_there_all_the_same() {
+    let mut pair = pair_that_may_move();
+    pair.from.set_port(4001);
+    say_into_the_void(&mut pair, 1);
+    let begun = Instant::now();
+    loop {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(5)); // quiche has no clock but the system's
+        assert!(pair.server.on_timer(Instant::now()));
+        if state_of(&pair, 4001).as_deref() == Some("Failed") {
+            break;
+        }
+        say_into_the_void(&mut pair, 1);
+    }
+    say_into_the_void(&mut pair, 2); // the second comes before anything was sent
+    pair.write(0, &request("GET", "/", &[]), true);
+    assert_eq!(pair.app.take(), ["0 GET / end"]);
+    while pair.app.told.is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(pair.server.on_timer(Instant::now()));
+        pair.client.send_ack_eliciting().unwrap();
+        pair.exchange();
+    }
+    assert_eq!(pair.app.take(), ["moved to 127.0.0.1:4001"]);
+}
+
+#[test]
+fn an_address_that_was_left_before_it_was_validated_stops_nothing() {
+    let mut pair = pair_that_may_move();
+    let sent = |pair: &Pair, port| pair.server.quic.path_stats().find(|path| path.peer_addr.port() == port).map_or(0, |path| path.sent);
+    pair.from.set_port(4001);
+    say_into_the_void(&mut pair, 1); // its challenge takes all that the limit on amplification allows
+    pair.from.set_port(4002);
+    pair.client.send_ack_eliciting().unwrap();
+    pair.exchange();
+    let begun = Instant::now();
+    while pair.server.quic.path_stats().any(|path| path.peer_addr.port() == 4001 && path.total_pto_count == 0) {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(5)); // quiche has no clock but the system's
+        assert!(pair.server.on_timer(Instant::now()));
+        pair.exchange();
+    }
+    assert_eq!(sent(&pair, 4001), 1);
+    pair.write(0, &request("GET", "/", &[]), true);
+    pair.respond(0, 200, b"hello");
+    assert_eq!(parsed(&pair.read(0).unwrap()).len(), 2);
+}
+
+#[test]
+fn a_client_may_move_as_often_as_it_likes() {
+    let mut pair = pair_that_may_move();
+    for port in 4001..4030 {
+        pair.from.set_port(port);
+        let stream = u64::from(port - 4001) * 4;
+        pair.write(stream, &request("GET", "/", &[]), true);
+        pair.respond(stream, 200, b"hello");
+        assert!(!pair.read(stream).unwrap().is_empty());
+        let next = [port.to_be_bytes(); 4].concat();
+        let _ = pair.client.new_scid(&ConnectionId::from_ref(&next), 7, true); // in place of one that the server has given back
+        pair.exchange();
+        assert_eq!(pair.app.take(), [format!("{stream} GET / end"), format!("moved to 127.0.0.1:{port}")]);
+        assert!(pair.server.quic.path_stats().count() <= 8);
+    }
+}

@@ -57,7 +57,7 @@ const UNI_STREAMS: u64 = 8;
 /// Bytes in flight of one of these.
 const UNI_WINDOW: u64 = 64 * 1024;
 
-/// Connection IDs that a client has to choose from when it moves (it may ask for fewer), and the addresses that it can have in its time.
+/// Connection IDs that a client has to choose from when it moves (it may ask for fewer), and the addresses of it that are kept.
 const CONNECTION_IDS: u64 = 8;
 
 /// Bits of a handle that are the slot; the rest counts connections, so that a handle is never used again.

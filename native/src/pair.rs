@@ -197,6 +197,7 @@ fn configure(config: &mut quiche::Config, window: u64) {
     config.set_initial_max_streams_uni(8);
     config.set_active_connection_id_limit(8);
     config.grease(false);
+    config.set_initial_rtt(Duration::from_millis(1));
 }
 
 /// A context with a fresh certificate.

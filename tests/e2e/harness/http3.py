@@ -19,6 +19,11 @@ from harness.spoken import note
 H3_REQUEST_CANCELLED = 0x10C
 QUEUE = 1024 * 1024  # bytes of upload handed to aioquic ahead of the network
 
+SILENCE = 0.2
+"""Seconds in which nothing came, after which a client that waits for answers asks whether anybody is there, as browsers do. aioquic does
+not do so by itself, and a client that only downloads and has acknowledged all that came says nothing more: when a NAT gives it another
+address then, the server goes on sending to the old one, and nobody can tell either of them (RFC 9000, section 10.1.2)."""
+
 
 @dataclass
 class Answer:
@@ -57,6 +62,7 @@ class Http3(QuicConnectionProtocol):
         self.terminated: ConnectionTerminated | None = None
         self._paused: set[int] = set()
         self._silent = False
+        self._heard = 0
         self._write_limits = self._quic._write_stream_limits
         self._quic._write_stream_limits = self._limit  # type: ignore[method-assign]  # the library itself reads everything at once
 
@@ -146,6 +152,7 @@ class Http3(QuicConnectionProtocol):
 
     def datagram_received(self, data: bytes | str, addr: Any) -> None:
         if not self._silent:
+            self._heard += 1
             super().datagram_received(data, addr)
 
     def transmit(self) -> None:
@@ -157,6 +164,15 @@ class Http3(QuicConnectionProtocol):
             self._closed.set()
         else:
             super().close(*args, **more)
+
+    async def ask_where_it_is_silent(self) -> None:
+        """Until cancelled: send a PING whenever answers are awaited and nothing came for ``SILENCE``."""
+        while True:
+            heard = self._heard
+            await asyncio.sleep(SILENCE)
+            if self.streams and heard == self._heard and self.terminated is None:
+                self._quic.send_ping(0)
+                self.transmit()
 
     async def cancel(self, number: int) -> None:
         """Want no more of the stream, in either direction."""
@@ -198,12 +214,23 @@ class Http3(QuicConnectionProtocol):
 
 @asynccontextmanager
 async def http3(
-    authority: Authority, port: int, *, sni: str = "a.example.com", protocol: type[Http3] = Http3, **settings: Any
+    authority: Authority,
+    port: int,
+    *,
+    sni: str = "a.example.com",
+    protocol: type[Http3] = Http3,
+    asks: bool = False,
+    **settings: Any,
 ) -> AsyncIterator[Http3]:
-    """Connect to 127.0.0.1:*port*; *settings* are aioquic's QuicConfiguration's."""
+    """Connect to 127.0.0.1:*port*; *settings* are aioquic's QuicConfiguration's. ``asks``: it does so ``where_it_is_silent``."""
     note("HTTP/3")
     configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, server_name=sni, **settings)
     configuration.load_verify_locations(cafile=str(authority.file))
     async with connect("127.0.0.1", port, configuration=configuration, create_protocol=protocol) as client:
         assert isinstance(client, Http3)
-        yield client
+        asking = asyncio.ensure_future(client.ask_where_it_is_silent()) if asks else None
+        try:
+            yield client
+        finally:
+            if asking is not None:
+                asking.cancel()
