@@ -1,11 +1,13 @@
 """From an engine's events to the backend and back, the same for every version."""
 
+from abc import ABC, abstractmethod
+
 from bench.floor.upstream import Pool, Upstream
 from proxy.engine.events import Drained, Event, RequestBody, RequestEnd, RequestHead, StreamReset
 from proxy.message import Headers
 
 
-class Requests:
+class Requests(ABC):
     """The requests of one connection; what extends it has the seam's verbs for the answers."""
 
     def __init__(self, pool: Pool) -> None:
@@ -36,14 +38,14 @@ class Requests:
         for upstream in list(self.running.values()):
             upstream.abort()
 
-    def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> None: ...
 
-    def send_head(self, stream: int, status: int, headers: Headers, end: bool) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def send_head(self, stream: int, status: int, headers: Headers, end: bool) -> None: ...
 
-    def send_data(self, stream: int, data: bytes, end: bool) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def send_data(self, stream: int, data: bytes, end: bool) -> int: ...
 
-    def consumed(self, stream: int, credit: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def consumed(self, stream: int, credit: int) -> None: ...

@@ -12,10 +12,9 @@ from proxy.listen.tls import TlsSession
 from proxy.message import Headers
 
 FLUSH_BYTES = 128 * 1024
-BUFFER = memoryview(bytearray(256 * 1024))
 
 
-class TcpClient(Requests, asyncio.BufferedProtocol):
+class TcpClient(Requests, asyncio.Protocol):
     """One connection of a client."""
 
     def __init__(self, pool: Pool, engine: Connection, context: ssl.SSLContext, loop: asyncio.AbstractEventLoop) -> None:
@@ -29,24 +28,23 @@ class TcpClient(Requests, asyncio.BufferedProtocol):
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=HIGH_WATER)
 
-    def get_buffer(self, hint: int) -> memoryview:
-        del hint
-        return BUFFER
-
-    def buffer_updated(self, size: int) -> None:
+    def data_received(self, data: bytes) -> None:
         tls, engine = self.tls, self.engine
-        tls.feed(BUFFER[:size])
-        if not self.shaken:
+        if self.shaken:
+            plain = tls.decrypt(data)
+        else:
+            tls.feed(data)
             self.shaken = tls.handshake()
             self.transport.write(tls.take())
             if not self.shaken:
                 return
-        data = tls.read()
-        while data:
-            for event in engine.receive(data, 0.0):
+            plain = tls.read()
+        while plain:
+            for event in engine.receive(plain, 0.0):
                 self.deliver(event)
-            data = tls.read()
-        self.flush()
+            plain = tls.read() if tls.pending else b""
+        if not engine.quiet or self.read_paused:
+            self.flush()
 
     def want_flush(self) -> None:
         if not self.scheduled:
@@ -60,10 +58,11 @@ class TcpClient(Requests, asyncio.BufferedProtocol):
             return
         while not self.write_paused:
             output = engine.take_output(FLUSH_BYTES)
-            events = engine.take_events()
             if output:
-                self.tls.write(output)
-                transport.write(self.tls.take())
+                transport.write(self.tls.encrypt(output))
+                if engine.quiet and not self.read_paused:
+                    return
+            events = engine.take_events()
             for event in events:
                 self.deliver(event)
             if not events and len(output) < FLUSH_BYTES:
@@ -90,7 +89,10 @@ class TcpClient(Requests, asyncio.BufferedProtocol):
 
     def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> None:
         self.engine.respond(stream, status, headers, body)
-        self.want_flush()
+        if self.engine.version == "HTTP/1.1":  # no other answer could share the write
+            self.flush()
+        else:
+            self.want_flush()
 
     def send_head(self, stream: int, status: int, headers: Headers, end: bool) -> None:
         self.engine.send_head(stream, status, headers, end)

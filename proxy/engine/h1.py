@@ -466,6 +466,13 @@ class H1Connection:
     # What the listener asks
 
     @property
+    def quiet(self) -> bool:
+        """True when nothing waits to be sent, told or read, and the connection goes on."""
+        if self._out or self._data or self._events or self._eof or self._input == _OVER:
+            return False
+        return self._unconsumed < self._limits.stream_window
+
+    @property
     def wants_input(self) -> bool:
         """False while a body is not consumed or a pipelined request waits for its turn."""
         if self._input == _OVER or self._eof or self._unconsumed >= self._limits.stream_window:

@@ -11,6 +11,7 @@ from hyperframe.exceptions import HyperframeError
 
 from proxy.engine.events import Event, StreamReset
 from proxy.engine.h2_abuse import CONTROL_PER_WORK
+from proxy.engine.h2_asked import Asked
 from proxy.engine.h2_core import Core
 from proxy.engine.h2_receive import DISPATCH, FIRST, on_unexpected
 from proxy.engine.h2_terms import NO_BODY, RESET_CODES, STATUS
@@ -21,7 +22,7 @@ SMALL_BACKLOG = 64 * 1024
 """While fewer control bytes than this wait, a small answer is framed at once, without waiting for its turn."""
 
 
-class H2Connection(Core):
+class H2Connection(Core, Asked):
     """One HTTP/2 connection with prior knowledge (ALPN h2 or the bare preface; no h2c upgrade)."""
 
     version = "HTTP/2"
@@ -173,29 +174,12 @@ class H2Connection(Core):
         """All control frames, then about *limit* bytes of DATA in turns of one frame a stream."""
         return self.output.take(limit)
 
-    def take_events(self) -> list[Event]:
-        """Events that arose outside ``receive``."""
-        events = self.events
-        if not events:
-            return []
-        taken = events[:]
-        events.clear()
-        return taken
-
     @property
-    def wants_input(self) -> bool:
-        """True until the connection has ended: HTTP/2 has windows for back-pressure."""
-        return not self.closed
-
-    @property
-    def finished(self) -> bool:
-        """True when the connection has ended, or one side says GOAWAY and no stream is left."""
-        return self.closed or (not self.table and (self.last is not None or self.peer_leaving))
-
-    @property
-    def streams(self) -> int:
-        """Requests in progress."""
-        return len(self.table)
+    def quiet(self) -> bool:
+        """True when nothing waits to be sent or told, and neither a head nor the connection is at its end."""
+        if self.output.waiting or self.events or self.head_in_progress:
+            return False
+        return not self.finished
 
     @property
     def head_in_progress(self) -> bool:

@@ -18,6 +18,7 @@ from ngh2 import ConnectionProtocolError, DenialOfServiceError, Priority, Stream
 
 from proxy.engine.events import Drained, Event, StreamReset
 from proxy.engine.h2_abuse import CONTROL_PER_WORK
+from proxy.engine.h2_asked import Asked
 from proxy.engine.h2_ngh2_core import BODYLESS, ENDING, HEAD_SENT, OPEN, Breach, Core
 from proxy.engine.h2_ngh2_receive import DISPATCH
 from proxy.engine.h2_ngh2_setup import STREAMS_SLACK
@@ -52,7 +53,7 @@ _DEFAULT_PRIORITY = Priority()
 _FAIR = Priority(incremental=True)
 
 
-class Ngh2Connection(Core):
+class Ngh2Connection(Core, Asked):
     """One HTTP/2 connection with prior knowledge (ALPN h2 or the bare preface; no h2c upgrade)."""
 
     version = "HTTP/2"
@@ -315,28 +316,12 @@ class Ngh2Connection(Core):
             DISPATCH[event.__class__](self, event)
         return sent
 
-    def take_events(self) -> list[Event]:
-        """Events that arose outside ``receive``."""
-        events = self.events
-        if not events:
-            return []
-        self.events = []
-        return events
-
     @property
-    def wants_input(self) -> bool:
-        """True until the connection has ended: HTTP/2 has windows for back-pressure."""
-        return not self.closed
-
-    @property
-    def finished(self) -> bool:
-        """True when the connection has ended, or one side says GOAWAY and no stream is left."""
-        return self.closed or (not self.table and (self.last is not None or self.peer_leaving))
-
-    @property
-    def streams(self) -> int:
-        """Requests in progress, until the last of the answer was framed."""
-        return len(self.table)
+    def quiet(self) -> bool:
+        """True when nothing waits to be sent or told, and neither a head nor the connection is at its end."""
+        if self.output or self.events or self.closed or self.ping_due or self.library.want_write:
+            return False
+        return not self.frames.held and (self.last is None and not self.peer_leaving)
 
     @property
     def head_in_progress(self) -> bool:

@@ -55,6 +55,11 @@ class Frames:
         """Code and detail of what ends the connection, once the library has had what came before it."""
 
     @property
+    def held(self) -> bool:
+        """True while anything that was received waits for its rest, or the first SETTINGS have not come."""
+        return bool(self._rest) or self._block or not self.settled
+
+    @property
     def head_in_progress(self) -> bool:
         """True while the preface, the first SETTINGS or part of a header section was received and not yet all of it."""
         rest = self._rest

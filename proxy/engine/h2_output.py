@@ -182,6 +182,11 @@ class Output:
         """Drop all that waits for its turn."""
         self._turns.clear()
 
+    @property
+    def waiting(self) -> bool:
+        """True while there is something to send, now or when a window opens."""
+        return bool(self.control or self._turns)
+
     def take(self, limit: int) -> bytes:
         """All control frames, then about *limit* bytes of DATA in turns, within the windows."""
         turns = self._turns

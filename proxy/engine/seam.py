@@ -89,6 +89,13 @@ class Connection(Protocol):
         """Events that arose outside ``receive`` (Drained; a pipelined request whose turn has come). Cheap when there are none."""
 
     @property
+    def quiet(self) -> bool:
+        """True when there is nothing that a listener has to do: a short answer for all of the questions below and ``take_events``.
+
+        No output, no event, no head in progress, more input is wanted, and not finished. False where it would cost much to tell.
+        """
+
+    @property
     def wants_input(self) -> bool:
         """False while the listener should not read from the transport (HTTP/1.1 back-pressure, pipelined requests waiting)."""
 

@@ -13,9 +13,6 @@ from proxy.message import Address
 from proxy.services import Services
 from proxy.snapshot import Listener
 
-RECEIVE_BUFFER = 256 * 1024
-"""Bytes of one read: one buffer serves all connections of a listener, since every read is used up before the next."""
-
 BACKLOG = 4096
 """Connections that the kernel holds for accept; it takes the smaller of this and net.core.somaxconn."""
 
@@ -32,7 +29,6 @@ class TcpListener:
         self.contexts = contexts
         self.make_h2 = make_h2
         self.limits = limits
-        self.buffer = memoryview(bytearray(RECEIVE_BUFFER))
         self.connections: set[TcpConnection] = set()
         self.call_soon: Callable[[Callable[[], None]], object] = asyncio.get_running_loop().call_soon
         self._server: asyncio.Server | None = None

@@ -48,7 +48,7 @@ TAKEN_AT_LEAST = 16 * 1024
 """Bytes that a client takes in each idle timeout, while complete answers wait for it: with less it is cut."""
 
 
-class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
+class TcpConnection(ClientStreams, asyncio.Protocol):
     """One client over TCP."""
 
     def __init__(self, owner: "TcpListener") -> None:
@@ -56,7 +56,7 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         self.bucket: dict[Expiring, None] | None = None
         self._owner = owner
         self._transport: asyncio.Transport | None = None
-        self._phase: Callable[[bytes | memoryview], None] = self._peeking
+        self._phase: Callable[[bytes], None] = self._peeking
         self._peek: Peek | None = None
         self._proxy_reader: Reader | None = None
         self._tls: TlsSession | None = None
@@ -107,16 +107,12 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         self.affinity_key = address_key(self.services.secret, self.peer[0])
         return True
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # the protocol's signature
-        """The receive buffer."""
-        return self._owner.buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Bytes from the client."""
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client. A plain protocol: a buffered one is called twice for each read, which small requests feel."""
         if self._closing:
             return
         try:
-            self._phase(self._owner.buffer[:nbytes])
+            self._phase(data)
         except Exception as error:  # noqa: BLE001  # one connection's fault is not its neighbours'
             self._failed(error)
 
@@ -127,10 +123,10 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
 
     # Phases
 
-    def _proxied(self, data: bytes | memoryview) -> None:
+    def _proxied(self, data: bytes) -> None:
         assert self._proxy_reader is not None
         try:
-            header = self._proxy_reader.feed(bytes(data))
+            header = self._proxy_reader.feed(data)
         except ProxyProtocolError as error:
             self.services.meters.handshake_failures.cell("tcp", "proxy_protocol").value += 1
             self.services.log.info("bad PROXY protocol header", peer=self.peer[0], detail=str(error))
@@ -146,10 +142,10 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         if self._admit() and rest:
             self._peeking(rest)
 
-    def _peeking(self, data: bytes | memoryview) -> None:
+    def _peeking(self, data: bytes) -> None:
         if self._peek is None:
             self._peek = Peek()
-        result = self._peek.feed(bytes(data))
+        result = self._peek.feed(data)
         if result is None:
             return
         seen = self._peek.data
@@ -185,7 +181,7 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         self._phase = self._handshaking
         self._handshaking(seen)
 
-    def _handshaking(self, data: bytes | memoryview) -> None:
+    def _handshaking(self, data: bytes) -> None:
         tls = self._tls
         assert tls is not None
         tls.feed(data)
@@ -203,7 +199,7 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         self.services.meters.handshake_seconds.cell("tcp").observe(now - self._began)
         limits = self.services.snapshot.limits.engine
         self._begin_engine(self._owner.make_h2(limits) if tls.alpn == "h2" else H1Connection(limits))
-        self._read_decrypted(tls)
+        self._read_decrypted(tls, b"")
 
     def _begin_engine(self, engine: Connection) -> None:
         self._engine = engine
@@ -218,19 +214,19 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         if self.services.draining:
             self.goaway()
 
-    def _decrypt(self, data: bytes | memoryview) -> None:
+    def _decrypt(self, data: bytes) -> None:
         assert self._tls is not None
-        self._tls.feed(data)
-        self._read_decrypted(self._tls)
+        self._read_decrypted(self._tls, data)
 
-    def _read_decrypted(self, tls: TlsSession) -> None:
+    def _read_decrypted(self, tls: TlsSession, data: bytes) -> None:
+        settled = False
         try:
-            data = tls.read()
-            while data:
-                self._serve(data)
+            plain = tls.decrypt(data)
+            while plain:
+                settled = self._serve(plain)
                 if self._closing:
                     return
-                data = tls.read() if tls.pending else b""
+                plain = tls.read() if tls.pending else b""
         except TlsFailure as failure:
             self.services.meters.connection_errors.cell(self.version, "tls").value += 1
             self.services.log.debug("TLS failed within the connection", client=self.peer[0], reason=failure.reason)
@@ -239,14 +235,15 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
             return
         if tls.closed:
             self._ended()
-        else:
+        elif not settled:
             self._flush()
 
-    def _plain(self, data: bytes | memoryview) -> None:
-        self._serve(bytes(data))
-        self._flush()
+    def _plain(self, data: bytes) -> None:
+        if not self._serve(data):
+            self._flush()
 
-    def _serve(self, data: bytes) -> None:
+    def _serve(self, data: bytes) -> bool:
+        """Give the engine *data*, and its events to the exchanges. False where ``_flush`` has to follow."""
         engine = self._engine
         assert engine is not None
         now = self._last_active = self.services.clock()
@@ -254,12 +251,17 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         events = engine.receive(data, now)
         for event in events:
             self.deliver(event)
+        if engine.quiet and not self._read_paused:
+            self._head_since = 0.0
+            self._flush_follows = False
+            return True
         if engine.head_in_progress:
             if events or not self._head_since:  # with events, this is another head than before
                 self._head_since = now
                 self.services.deadlines.set(self, now + self.services.snapshot.timeouts.header)
         else:
             self._head_since = 0.0
+        return False
 
     def eof_received(self) -> bool:
         """The client closed its side of the connection.
@@ -349,9 +351,12 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
                 return
             rounds += 1
             output = engine.take_output(FLUSH_BYTES)
-            events = engine.take_events()
             if output:
                 self._send(output)
+                if engine.quiet and not self._read_paused:
+                    self._flush_follows = False
+                    return
+            events = engine.take_events()
             for event in events:
                 self.deliver(event)
             if not events and len(output) < FLUSH_BYTES:
@@ -372,8 +377,7 @@ class TcpConnection(ClientStreams, asyncio.BufferedProtocol):
         if self._tls is None:
             self._write(data)
         else:
-            self._tls.write(data)
-            self._write(self._tls.take())
+            self._write(self._tls.encrypt(data))
 
     def _write(self, data: bytes) -> None:
         if data and self._transport is not None:

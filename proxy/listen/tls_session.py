@@ -5,6 +5,7 @@ protocols are not used: they keep a 256 KiB buffer per connection and let nobody
 """
 
 import ssl
+from collections.abc import Callable
 
 FAILURES = frozenset(
     {
@@ -49,9 +50,10 @@ class TlsFailure(Exception):  # noqa: N818  # a peer's fault that is expected, n
 
 
 class TlsSession:
-    """TLS for one connection, server side: ``feed`` ciphertext, ``handshake`` until it is done, then ``read`` and ``write``.
+    """TLS for one connection, server side: ``feed`` ciphertext, ``handshake`` until it is done, then ``decrypt`` and ``encrypt``.
 
-    After every call, ``take`` has the bytes to send. ``alpn``, ``cipher`` and ``version`` hold once the handshake is done.
+    Or their parts: ``feed`` and ``read``; ``write`` and ``take``. After every call but ``encrypt``, ``take`` has the
+    bytes to send. ``alpn``, ``cipher`` and ``version`` hold once the handshake is done.
     """
 
     __slots__ = ("_backlog", "_failed", "_incoming", "_outgoing", "_read", "_taken", "_tls", "_write", "closed", "pending")
@@ -60,8 +62,9 @@ class TlsSession:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._read = self._tls.read
-        self._write = self._tls.write
+        bare = getattr(self._tls, "_sslobj", self._tls)  # what is under SSLObject has the same two methods, one call less deep
+        self._read: Callable[[int], bytes] = bare.read
+        self._write: Callable[[bytes | memoryview], int] = bare.write
         self._taken: list[bytes] = []
         self._failed: TlsFailure | None = None
         self._backlog: list[memoryview] = []
@@ -107,12 +110,37 @@ class TlsSession:
         """What can be decrypted now, at most about ``READ_LIMIT`` bytes: empty for none. Raises TlsFailure."""
         if self._failed is not None:
             raise self._failed
-        read, incoming = self._read, self._incoming
+        incoming = self._incoming
         self.pending = False
         if self.closed or not (incoming.pending or self._refill()):
             return b""
-        got: list[bytes] = []
-        size = 0
+        return self._records([])
+
+    def decrypt(self, data: bytes | memoryview) -> bytes:
+        """``feed`` and the first ``read`` after it. Raises TlsFailure."""
+        incoming = self._incoming
+        if self._backlog or self._failed is not None or self.closed or not 0 < len(data) <= _PIECE or incoming.pending:
+            self.feed(data)
+            return self.read()
+        incoming.write(data)
+        wanted = min(len(data), _RECORD)
+        try:
+            plain = self._read(wanted)
+        except ssl.SSLWantReadError:
+            return b""
+        except ssl.SSLError as error:
+            self._failed = _failure(error)
+            raise self._failed from None
+        if not plain:
+            self.closed = True
+            return b""
+        if not incoming.pending and (len(plain) < wanted or wanted == _RECORD):
+            return plain
+        return self._records([plain])
+
+    def _records(self, got: list[bytes]) -> bytes:
+        read, incoming = self._read, self._incoming
+        size = sum(map(len, got))
         while True:
             # Plaintext is shorter than its record, unless OpenSSL has the beginning of the record already.
             wanted = min(incoming.pending or _RECORD, _RECORD)
@@ -141,6 +169,17 @@ class TlsSession:
                 self.pending = True
                 break
         return got[0] if len(got) == 1 else b"".join(got)
+
+    def encrypt(self, data: bytes) -> bytes:
+        """``write`` and ``take``: the bytes to send. Raises TlsFailure."""
+        if 0 < len(data) <= _RECORD and not self._taken:
+            try:
+                self._write(data)  # takes all of it: a memory BIO is never full
+            except ssl.SSLError as error:
+                raise _failure(error) from None
+            return self._outgoing.read()
+        self.write(data)
+        return self.take()
 
     def write(self, data: bytes) -> None:
         """Encrypt all of *data*. Raises TlsFailure."""

@@ -8,6 +8,7 @@ from proxy.engine.h1_wire import CHUNK_LINE_BYTES, CHUNK_WASTE_BYTES, encode_fie
 from proxy.engine.seam import HIGH_WATER, LOW_WATER, Connection, EngineLimits
 from proxy.errors import Reset
 from proxy.message import get
+from tests.unit.engine.quiet import keeps_quiet
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
@@ -26,15 +27,20 @@ class Dialogue:
         self.engine: Connection = H1Connection(limits or EngineLimits())
 
     def says(self, data):
-        return self.engine.receive(data, 0.0)
+        events = self.engine.receive(data, 0.0)
+        keeps_quiet(self.engine)
+        return events
 
     def eof(self):
-        return self.engine.receive_eof(0.0)
+        events = self.engine.receive_eof(0.0)
+        assert not keeps_quiet(self.engine)
+        return events
 
     def hears(self, limit=ALL):
         output = b""
         while piece := self.engine.take_output(limit):
             output += piece
+            keeps_quiet(self.engine)
         return output
 
     def state(self):
@@ -60,6 +66,18 @@ def split_answer(data):
 
 
 # Requests that are served
+
+
+def test_an_engine_is_quiet_when_it_waits_for_others(talk):
+    assert keeps_quiet(talk.engine)
+    assert talk.says(GET[:20]) == []
+    assert not talk.engine.quiet
+    assert talk.says(GET[20:]) == [head()]
+    assert keeps_quiet(talk.engine)
+    talk.engine.respond(1, 200, [], b"hello")
+    assert not talk.engine.quiet
+    talk.hears()
+    assert keeps_quiet(talk.engine)
 
 
 def test_requests_one_after_the_other(talk):

@@ -31,6 +31,7 @@ from proxy.engine.h2 import H2Connection
 from proxy.engine.h2_ngh2 import Ngh2Connection
 from proxy.engine.seam import HIGH_WATER, LOW_WATER, EngineLimits
 from proxy.errors import Reset
+from tests.unit.engine.quiet import keeps_quiet
 
 
 class AnyText(str):
@@ -125,7 +126,9 @@ class Peer:
 
     def up(self):
         """Client to engine: the engine's events."""
-        return self.engine.receive(self.client.data_to_send(), self.now)
+        events = self.engine.receive(self.client.data_to_send(), self.now)
+        keeps_quiet(self.engine)
+        return events
 
     def down(self, limit=1 << 30):
         """Engine to client: the client's events, without those of settings and windows."""
@@ -149,6 +152,7 @@ class Peer:
             events += self.engine.receive(data, self.now) if data else []
             out = self.engine.take_output(1 << 30)
             events += self.engine.take_events()
+            keeps_quiet(self.engine)
             if not data and not out:
                 return events
             if out:

@@ -472,13 +472,8 @@ async def test_broken_records_end_the_connection_and_are_counted(authority: Auth
     async with edge(authority) as made, made.h1() as client:
         client.ask("/")
         await client.answer()
-        made.connection.buffer_updated(_put(made, b"\x17\x03\x03\x00\x20" + bytes(32)))
+        made.connection.data_received(b"\x17\x03\x03\x00\x20" + bytes(32))
         assert made.count("connection_errors", "HTTP/1.1", "tls") == 1
-
-
-def _put(made: Edge, data: bytes) -> int:
-    made.listener.buffer[: len(data)] = data
-    return len(data)
 
 
 # Faults of our own

@@ -142,6 +142,58 @@ def test_writing_nothing_sends_nothing(connected):
     _, server = connected
     server.write(b"")
     assert server.take() == b""
+    assert server.encrypt(b"") == b""
+
+
+def decrypted(server: TlsSession, data: bytes) -> bytes:
+    """All that comes out of *data*, as the listener takes it."""
+    got = server.decrypt(data)
+    while server.pending:
+        got += server.read()
+    return got
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 6, 30, 16_000, 40_000, 200_000])
+def test_records_cut_anywhere_are_decrypted_whole(connected, size):
+    client, server = connected
+    body = bytes(range(256)) * 400
+    records = client.say(b"small") + client.say(body) + client.say(b"last")
+    pieces = [decrypted(server, records[at : at + size]) for at in range(0, len(records), size)]
+    assert b"".join(pieces) == b"small" + body + b"last"
+    assert not server.closed
+
+
+@pytest.mark.parametrize("size", [1, 16384, 16385, 100_000])
+def test_what_is_encrypted_comes_with_what_was_written_before_it(connected, size):
+    client, server = connected
+    body = bytes(range(256)) * (size // 256 + 1)
+    server.write(b"before")
+    sent = server.encrypt(body[:size])
+    assert client.hear(sent) == b"before" + body[:size]
+    assert server.take() == b""
+
+
+def test_close_notify_is_seen_by_decrypt(connected):
+    client, server = connected
+    assert (server.decrypt(client.say(b"good")), server.closed) == (b"good", False)
+    data = client.say(b"bye")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.tls.unwrap()
+    alone = client.outgoing.read()
+    assert (server.decrypt(data), server.decrypt(alone), server.closed) == (b"bye", b"", True)
+    assert server.decrypt(b"more") == b""
+
+
+def test_a_broken_record_fails_in_decrypt_every_time(connected):
+    client, server = connected
+    bad = bytearray(client.say(b"bad"))
+    bad[-1] ^= 1
+    reasons = []
+    for data in (bytes(bad), b"more"):
+        with pytest.raises(TlsFailure) as caught:
+            server.decrypt(data)
+        reasons.append(caught.value.reason)
+    assert reasons == ["decode_error", "decode_error"]
 
 
 @pytest.mark.parametrize("size", [16384, 16385, 1_000_000])
