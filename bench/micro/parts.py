@@ -5,6 +5,7 @@ played any number of times and keeps nothing.
 """
 
 import importlib.util
+import itertools
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -47,13 +48,14 @@ STREAMS = 2_000_000
 """Streams of one HTTP/2 connection before a new one is made: its window would be used up by then."""
 
 
-def h1() -> Play:
-    """The HTTP/1.1 engine: a browser's GET in, an answer of 1 KiB out."""
+def h1(*others: tuple[bytes, bytes]) -> Play:
+    """The HTTP/1.1 engine: a browser's GET in, an answer of 1 KiB out. In turn with requests that have another field more, if any."""
     engine = H1Connection(LIMITS)
-    request = b"GET /1k HTTP/1.1\r\n" + b"".join([b"%b: %b\r\n" % field for field in BROWSER]) + b"\r\n"
+    lines = b"GET /1k HTTP/1.1\r\n" + b"".join([b"%b: %b\r\n" % field for field in BROWSER])
+    requests = itertools.cycle([lines + b"\r\n", *(lines + b"%b: %b\r\n\r\n" % other for other in others)])
 
     def play() -> None:
-        head = engine.receive(request, 0.0)[0]
+        head = engine.receive(next(requests), 0.0)[0]
         engine.respond(head.stream, 200, ANSWER, BODY)
         engine.take_output(65536)
 
@@ -309,6 +311,7 @@ PER_PLAY = {"policy": path.CLIENTS, "whole-h1": path.CLIENTS, "site": SITES}
 
 PARTS: dict[str, Callable[[], Play]] = {
     "h1": h1,
+    "h1-changing": lambda: h1((b"range", b"bytes=0-1")),
     "h2": h2,
     **({"ngh2": ngh2} if importlib.util.find_spec("ngh2") and importlib.util.find_spec("proxy.engine.h2_ngh2") else {}),
     "h3": h3,

@@ -121,7 +121,7 @@ PERSISTENCE = frozenset((b"close", b"keep-alive", b"Close", b"Keep-Alive"))
 _TOKEN_BYTES = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&'*+-.^_`|~"  # RFC 9110, section 5.6.2
 _SECTION_BYTES = b"\t\n" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))  # RFC 9110, section 5.5; LF: our separator
 _TARGET_BYTES = bytes(set(range(0x21, 0x7F)) - {ord("#")})
-_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"))
+METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"))
 _HOST_PORT = re.compile(rb"((?:[A-Za-z0-9_-]+\.)*[A-Za-z0-9_-]+\.?|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?")
 # Some servers take "\" for "/", cut ";parameters" off a segment before they resolve it, or decode %2f and %5c first.
 _DOT_SEGMENT = re.compile(rb"(?:[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?:[/\\;]|%2f|%5c|%3b|$)", re.IGNORECASE)
@@ -244,7 +244,7 @@ def add_content_length(value: bytes, before: int | None, headers: Headers) -> in
 
 def check_method(method: bytes) -> None:
     """A token (RFC 9110, section 9.1). CONNECT is refused with 501."""
-    if method in _METHODS:
+    if method in METHODS:
         return
     if method == b"CONNECT":
         raise Malformed("not_implemented", "CONNECT", 501)

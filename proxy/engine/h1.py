@@ -8,18 +8,20 @@ with keep-alive where the client asks for it.
 import re
 from collections import deque
 from http import HTTPStatus
+from typing import cast
 
-from proxy.engine.events import Drained, Event, Rejected, RequestBody, RequestEnd, StreamReset
+from proxy.engine.events import Drained, Event, Rejected, RequestBody, RequestEnd, RequestHead, StreamReset
 from proxy.engine.grammar import CONTENT_LENGTH_DIGITS, Malformed, quote
 from proxy.engine.h1_wire import (
     ChunkDecoder,
     encode_chunk,
-    encode_fields,
     encode_last_chunk,
+    encoded_lines,
     find_head,
     split_lines,
     status_line,
 )
+from proxy.engine.last_head import LastLines
 from proxy.engine.seam import HIGH_WATER, LOW_WATER, EngineLimits
 from proxy.engine.validate import plain_request
 from proxy.errors import Reset
@@ -34,6 +36,7 @@ _HEAD, _LENGTH, _CHUNKED, _COMPLETE, _OVER = range(5)
 # What the response is at: none asked for, its head not sent yet, or how its body is framed.
 _NONE, _WAITING, _SIZED, _IN_CHUNKS, _UNTIL_CLOSE, _BODILESS = range(6)
 
+_CR = 13
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 _OWNED = frozenset((b"connection", b"content-length", b"keep-alive", b"transfer-encoding"))  # framing is decided here
 _RESET_STATUS = {Reset.REFUSED: 503, Reset.EXCESSIVE_LOAD: 503, Reset.INTERNAL: 500, Reset.PROTOCOL: 400}
@@ -57,6 +60,7 @@ class H1Connection:
         "_http_1_0",
         "_input",
         "_keep",
+        "_last",
         "_limits",
         "_out",
         "_queued",
@@ -77,6 +81,7 @@ class H1Connection:
         """The last response was cut short: where its end is the end of the connection, only a reset tells the client so."""
         self._limits = limits
         self._scheme = scheme
+        self._last = LastLines()
         self._data = b""
         self._at = 0  # input before it is used up
         self._scanned = 0  # input before it holds no end of a head
@@ -104,6 +109,10 @@ class H1Connection:
 
     def receive(self, data: bytes, now: float) -> list[Event]:  # noqa: ARG002 - HTTP/1.1 has no timers of its own
         """Take decrypted bytes: see ``seam.Connection``, as for every method here."""
+        if self._input == _HEAD and not self._data and not self._events and self._queued <= LOW_WATER:
+            end = len(data) - 4
+            if 0 < end <= self._limits.header_bytes and data.find(b"\r\n\r\n") == end and data[0] != _CR:
+                return self._read_whole(data[:end])  # the most common case, without the bookkeeping of the others
         events = self.take_events()
         if self._input == _OVER or (self._input == _COMPLETE and not self._keep):
             return events
@@ -164,6 +173,31 @@ class H1Connection:
         except Malformed as fault:
             self._stream += 1
             self._refuse(fault, events)
+
+    def _read_whole(self, head: bytes) -> list[Event]:
+        """A head that came in one piece with nothing before or behind it."""
+        line, _, lines = head.partition(b"\r\n")
+        request = self._last.again(self._stream + 1, line, lines)
+        if request is not None:
+            self._stream += 1
+            self._keep = True
+            self._http_1_0 = self._accepts_trailers = self._asked_continue = False
+            self._head_only = request.method == b"HEAD"
+            self._response = _WAITING
+            self._input = _COMPLETE
+            return [request]
+        events: list[Event] = []
+        try:
+            self._begin(head, events)
+        except Malformed as fault:
+            self._stream += 1
+            self._refuse(fault, events)
+            return events
+        if self._input == _COMPLETE and self._keep and not self._http_1_0 and not self._accepts_trailers:
+            request = cast("RequestHead", events[0])
+            if request.content_length is None and line.find(b" /") == line.find(b" "):
+                self._last.keep(lines, request, self._limits)
+        return events
 
     def _begin(self, head: bytes, events: list[Event]) -> None:
         lines = split_lines(head, self._limits)
@@ -252,16 +286,15 @@ class H1Connection:
         if stream != self._stream or self._response != _WAITING:
             return
         fields, length = self._own(headers)
-        bodiless = self._head_only or status in (204, 304)
-        if not bodiless:
+        if not self._head_only and status not in (204, 304):
             framing = b"content-length: %d\r\n" % len(body)
-        elif status == 204 or (length is None and (status == 304 or not body)):
-            framing = b""  # RFC 9110, section 8.6
         else:
-            framing = b"content-length: %d\r\n" % (len(body) if length is None else length)
-        if bodiless:
+            if status == 204 or (length is None and (status == 304 or not body)):
+                framing = b""  # RFC 9110, section 8.6
+            else:
+                framing = b"content-length: %d\r\n" % (len(body) if length is None else length)
             body = b""
-        self._push(b"%b%b%b%b\r\n%b" % (status_line(status), encode_fields(fields), framing, self._persistence(complete=True), body))
+        self._push(b"".join((status_line(status), fields, framing, self._persistence(complete=True), b"\r\n", body)))
         self._complete()
 
     def send_head(self, stream: int, status: int, headers: Headers, end: bool) -> None:
@@ -282,7 +315,7 @@ class H1Connection:
         else:
             self._response = _IN_CHUNKS
             framing = b"transfer-encoding: chunked\r\n"
-        self._push(b"%b%b%b%b\r\n" % (status_line(status), encode_fields(fields), framing, self._persistence(complete=end)))
+        self._push(b"%b%b%b%b\r\n" % (status_line(status), fields, framing, self._persistence(complete=end)))
         if end:
             self._end()
 
@@ -323,21 +356,22 @@ class H1Connection:
         if stream == self._stream and self._response == _WAITING and not self._http_1_0 and 100 <= status < 200 and status != 101:
             if status == 100:
                 self._asked_continue = False
-            self._push(b"%b%b\r\n" % (status_line(status), encode_fields(self._own(headers)[0])))
+            self._push(b"%b%b\r\n" % (status_line(status), self._own(headers)[0]))
 
-    def _own(self, headers: Headers) -> tuple[Headers, int | None]:
-        """Take out what frames a message, and note what it says."""
-        fields: Headers = []
+    def _own(self, headers: Headers) -> tuple[bytes, int | None]:
+        """The lines of *headers* without what frames a message; note what that says."""
+        lines: list[bytes] = []
         length = None
+        known = encoded_lines
         for field in headers:
             name = field[0]
             if name not in _OWNED:
-                fields.append(field)
+                lines.append(known[field])
             elif name == b"content-length" and field[1].isdigit() and len(field[1]) <= CONTENT_LENGTH_DIGITS:
                 length = int(field[1])
             elif name == b"connection" and b"close" in field[1].lower():
                 self._keep = False
-        return fields, length
+        return b"".join(lines), length
 
     def _persistence(self, *, complete: bool) -> bytes:
         """The Connection field of a response head. *complete*: no body follows, so that an unfinished request can't be waited for."""

@@ -71,7 +71,7 @@ def status_line(status: int) -> bytes:
 
 def encode_fields(headers: Headers) -> bytes:
     """Field lines. A field that would break its line is left out, whoever made it: no message is split by our doing."""
-    return b"".join(map(_encoded.__getitem__, headers))
+    return b"".join(map(encoded_lines.__getitem__, headers))
 
 
 class _Encoded(dict[Header, bytes]):
@@ -81,7 +81,7 @@ class _Encoded(dict[Header, bytes]):
         return _encode(field)
 
 
-_encoded = _Encoded()
+encoded_lines = _Encoded()
 _NOT_KEPT = PRIVATE | {b"x-request-id"}  # no two requests have the same one
 
 
@@ -90,9 +90,9 @@ def _encode(field: Header) -> bytes:
     if line.count(b"\n") != 1 or line.count(b"\r") != 1 or b"\0" in line:
         return b""
     if len(line) <= LINE_BYTES_REMEMBERED and field[0] not in _NOT_KEPT:
-        if len(_encoded) >= LINES_REMEMBERED:
-            _encoded.clear()
-        _encoded[field] = line
+        if len(encoded_lines) >= LINES_REMEMBERED:
+            encoded_lines.clear()
+        encoded_lines[field] = line
     return line
 
 

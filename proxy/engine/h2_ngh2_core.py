@@ -12,6 +12,7 @@ from proxy.engine.h2_abuse import RESET_BURST, RESET_RATE, Bucket
 from proxy.engine.h2_ngh2_frames import Frames
 from proxy.engine.h2_ngh2_setup import connect
 from proxy.engine.h2_terms import ENHANCE_YOUR_CALM, PROTOCOL_ERROR, STATUS, token
+from proxy.engine.last_head import LastFields
 from proxy.engine.seam import EngineLimits
 from proxy.engine.validate import Malformed
 
@@ -43,6 +44,7 @@ class Core:
         "grace",
         "high",
         "last",
+        "last_fields",
         "leaving",
         "library",
         "limits",
@@ -85,6 +87,7 @@ class Core:
         self.grace = limits.streams  # requests taken between the two GOAWAYs
         self.last: int | None = None  # of the final GOAWAY
         self.peer_leaving = False
+        self.last_fields = LastFields()
 
     @property
     def control(self) -> Bucket:

@@ -31,11 +31,16 @@ def on_request(core: Core, event: ngh2.RequestReceived) -> None:
         core.events.append(Rejected(identity, 503, "too_many_streams", f"more than {limits.streams} at once"))
         core.refuse(identity, REFUSED_STREAM)
         return
-    try:
-        head = pseudo_request(identity, event.headers, limits, end=ended)
-    except Malformed as error:
-        core.reject(identity, error, ended=ended)
-        return
+    fields = event.headers
+    head = core.last_fields.again(identity, fields) if ended else None
+    if head is None:
+        try:
+            head = pseudo_request(identity, fields, limits, end=ended)
+        except Malformed as error:
+            core.reject(identity, error, ended=ended)
+            return
+        if ended and head.content_length is None and not head.expect_continue:
+            core.last_fields.keep(fields, head, limits)
     table[identity] = (0 if ended else OPEN) | (BODYLESS if head.method == b"HEAD" else 0)
     core.work += 1
     core.events.append(head)

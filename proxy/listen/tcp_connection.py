@@ -199,7 +199,7 @@ class TcpConnection(ClientStreams, asyncio.Protocol):
         self.services.meters.handshake_seconds.cell("tcp").observe(now - self._began)
         limits = self.services.snapshot.limits.engine
         self._begin_engine(self._owner.make_h2(limits) if tls.alpn == "h2" else H1Connection(limits))
-        self._read_decrypted(tls, b"")
+        self._phase(b"")
 
     def _begin_engine(self, engine: Connection) -> None:
         self._engine = engine
@@ -211,7 +211,21 @@ class TcpConnection(ClientStreams, asyncio.Protocol):
         self._phase = self._plain if self._tls is None else self._decrypt
         self._last_active = self.services.clock()
         self.services.deadlines.set(self, self._last_active + self.services.snapshot.timeouts.idle)
-        if self.services.draining:
+        if not self.services.draining:
+            return
+        if self._one_by_one:
+            self.goaway()  # says so with its first answer
+        else:
+            self._phase = self._late
+
+    def _late(self, data: bytes) -> None:
+        """HTTP/2 that came while the server drains: it hears so behind its first request.
+
+        A client that hears GOAWAY before has nobody to send it to.
+        """
+        before = self._stream_count.value
+        self._decrypt(data)
+        if self._stream_count.value != before and self._phase == self._late:
             self.goaway()
 
     def _decrypt(self, data: bytes) -> None:
@@ -321,10 +335,12 @@ class TcpConnection(ClientStreams, asyncio.Protocol):
 
     def _answered(self) -> None:
         """An answer is complete. On HTTP/1.1 no other one could share the write, so that it goes out within this turn (docs/design)."""
-        if self._one_by_one and not self._flush_follows:
+        if self._flush_follows:
+            return
+        if self._one_by_one:
             self._scheduled_flush()
-        else:
-            self._want_flush()
+        elif not self._flush_scheduled:
+            self._schedule_flush()
 
     def _schedule_flush(self) -> None:
         self._flush_scheduled = True
@@ -352,7 +368,9 @@ class TcpConnection(ClientStreams, asyncio.Protocol):
             rounds += 1
             output = engine.take_output(FLUSH_BYTES)
             if output:
-                self._send(output)
+                data = output if self._tls is None else self._tls.encrypt(output)
+                self._written += len(data)
+                transport.write(data)
                 if engine.quiet and not self._read_paused:
                     self._flush_follows = False
                     return
@@ -372,12 +390,6 @@ class TcpConnection(ClientStreams, asyncio.Protocol):
                 self._transport.resume_reading()
             else:
                 self._transport.pause_reading()
-
-    def _send(self, data: bytes) -> None:
-        if self._tls is None:
-            self._write(data)
-        else:
-            self._write(self._tls.encrypt(data))
 
     def _write(self, data: bytes) -> None:
         if data and self._transport is not None:
@@ -496,6 +508,8 @@ class TcpConnection(ClientStreams, asyncio.Protocol):
     def goaway(self) -> None:
         """Finish what is running and close: the server drains. In two calls, as the engine's."""
         if self._engine is not None:
+            if self._phase == self._late:
+                self._phase = self._decrypt
             self._engine.goaway()
             self._want_flush()
         elif self._leaving and self._tls is None:

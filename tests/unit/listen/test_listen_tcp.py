@@ -604,6 +604,18 @@ async def test_drain_leaves_a_new_connection_its_first_request(authority: Author
             assert b"connection: close\r\n" in await late.head()
 
 
+async def test_http_2_that_comes_while_the_server_drains_hears_of_it_behind_its_first_request(authority: Authority) -> None:
+    async with edge(authority) as made:
+        made.world.services.draining = True
+        async with made.h2() as client:
+            await client.read(lambda: client.of(h2.events.RemoteSettingsChanged))
+            assert not client.of(h2.events.ConnectionTerminated)
+            stream = client.ask("/")
+            await client.read(lambda: client.ended(stream))
+            await client.read(lambda: client.of(h2.events.ConnectionTerminated))
+            assert client.body(stream) > 0
+
+
 async def test_drain_does_not_wait_for_connections_that_ask_for_nothing(authority: Authority) -> None:
     async with edge(authority) as made, made.h1() as quiet, made.h1(plain=True) as silent:
         await until(lambda: len(made.listener.connections) == 2)
