@@ -17,18 +17,18 @@ from proxy.stream import ClientConnection
 class Admitted:
     """One authority that a connection may ask for, and what all its requests for it have in common."""
 
-    __slots__ = ("alt_svc", "authority", "hop", "host", "peer", "requests", "scheme", "site", "snapshot")
+    __slots__ = ("address", "alt_svc", "authority", "hop", "host", "requests", "scheme", "site", "snapshot")
 
     def __init__(self, snapshot: Snapshot, client: ClientConnection, head: RequestHead, host: Host) -> None:
         self.snapshot = snapshot
-        self.peer = client.peer
+        self.address = client.peer[0]
         self.authority = head.authority
         self.scheme = head.scheme
         self.host = host
         self.site = host.site
         self.requests = host.requests[client.version]
         """The counter of the host's requests by this version."""
-        self.hop = snapshot.forwarding.hop(client.peer[0], authority=head.authority, scheme=head.scheme, version=client.version)
+        self.hop = snapshot.forwarding.hop(self.address, authority=head.authority, scheme=head.scheme, version=client.version)
         """What the backend is told of the connection; None: the peer is trusted, and each request says more."""
         alt_svc = client.listener.alt_svc
         self.alt_svc: Header | None = None
@@ -37,8 +37,10 @@ class Admitted:
             self.alt_svc = (b"alt-svc", alt_svc)
 
     def holds(self, snapshot: Snapshot, client: ClientConnection, head: RequestHead) -> bool:
-        """Whether it is for this request too. On QUIC the peer is another object after a change of the path."""
-        return self.snapshot is snapshot and self.peer is client.peer and self.authority == head.authority and self.scheme == head.scheme
+        """Whether it is for this request too. On QUIC the client's address may change."""
+        return (
+            self.snapshot is snapshot and self.authority == head.authority and self.address == client.peer[0] and self.scheme == head.scheme
+        )
 
 
 def admit(services: Services, client: ClientConnection, head: RequestHead) -> Admitted | Respond:
