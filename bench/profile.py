@@ -17,7 +17,7 @@ from bench.figures import VERSIONS
 from bench.load import h2load
 from bench.load.h2load import Load, LoadError
 from bench.plan import FULL, QUICK, Workload
-from bench.run import MTU, RESULTS, find_peers
+from bench.run import MTU, RESULTS, absolute, find_peers
 from bench.servers import backend
 from bench.servers import place as places
 from bench.servers.place import Place, Running, UnavailableError
@@ -33,7 +33,7 @@ def main() -> int:
     here = Path(sys.executable)
     build = COMPILED if COMPILED.exists() else here
     names = [workload.name for workload in FULL.workloads]
-    parser.add_argument("--python", type=Path, default=build, help="interpreter with the build to profile")
+    parser.add_argument("--python", type=absolute, default=build, help="interpreter with the build to profile")
     parser.add_argument("--targets", nargs="+", choices=OURS, default=["qproxy", "qproxy-portable"])
     parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=list(VERSIONS))
     parser.add_argument("--workloads", nargs="+", choices=names, default=[workload.name for workload in QUICK.workloads])

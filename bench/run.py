@@ -80,14 +80,19 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--targets", nargs="+", choices=names, default=names, metavar="TARGET", help=f"some of {', '.join(names)}")
     parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=list(VERSIONS))
     parser.add_argument("--workloads", nargs="+", help="some of the plan's, by name; with it latency and idle memory are left out")
-    parser.add_argument("--python", type=Path, default=here, help="interpreter with the build to measure")
-    parser.add_argument("--before", type=Path, help="interpreter with an older build on the same engines, to compare with")
+    parser.add_argument("--python", type=absolute, default=here, help="interpreter with the build to measure")
+    parser.add_argument("--before", type=absolute, help="interpreter with an older build on the same engines, to compare with")
     parser.add_argument("--mtu", type=int, default=MTU, help="of loopback, in a network namespace of its own; 0: the system's loopback")
     parser.add_argument("--pin", action=argparse.BooleanOptionalAction, default=True, help="keep server and load on a core each")
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="set up what scripts/peers sets up")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
     parser.add_argument("--draw", type=Path, metavar="JSON", help="measure nothing: write the report and the plots of an earlier run anew")
     return parser.parse_args()
+
+
+def absolute(path: str) -> Path:
+    """Programs run in folders of their own. Links stay: that of a virtual environment's interpreter is what makes it one."""
+    return Path(path).absolute()
 
 
 def _plan(options: argparse.Namespace) -> Plan:
