@@ -53,6 +53,24 @@ DIFFERENCES: Mapping[str, Difference] = {
         {"h2": "end the connection", "ngh2": "are ignored, and counted as abuse when there are many"},
         "libnghttp2 keeps no record of closed streams.",
     ),
+    "empty ends": Difference(
+        "h2",
+        "The end of an answer without more bytes, while a window is shut",
+        {"h2": "sent at once", "ngh2": "sent when the window opens"},
+        "libnghttp2 sends no DATA into a shut window, an empty one neither.",
+    ),
+    "streams behind GOAWAY": Difference(
+        "h2",
+        "Requests behind the last stream of our GOAWAY",
+        {"h2": "refused one by one", "ngh2": "ignored"},
+        "RFC 9113, section 6.8, lets the client know by GOAWAY alone.",
+    ),
+    "answers that are reset": Difference(
+        "h2",
+        "The head of an answer that is reset before it was sent",
+        {"h2": "sent", "ngh2": "dropped"},
+        "libnghttp2 frames heads when they are sent, so that a reset overtakes them.",
+    ),
     "bombs": Difference(
         "h2",
         "A header section of many references to one long field",

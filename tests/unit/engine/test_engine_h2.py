@@ -1,6 +1,6 @@
 """Dialogues: h2's own client, or raw frames where it would refuse to be that wrong, with each of our HTTP/2 engines.
 
-One suite for all of them. Where they rightly differ, DIFFERENCES says how and why.
+One suite for all of them. Where they rightly differ, ``proxy.engine.differences`` says how and why.
 """
 
 import tracemalloc
@@ -26,6 +26,7 @@ from hyperframe.frame import (
 )
 
 from proxy.engine import h2_abuse, h2_core
+from proxy.engine.differences import DIFFERENCES
 from proxy.engine.events import ConnectionClosed, Drained, Rejected, RequestBody, RequestEnd, RequestHead, StreamReset
 from proxy.engine.h2 import H2Connection
 from proxy.engine.h2_ngh2 import Ngh2Connection
@@ -56,30 +57,23 @@ LIMITS = EngineLimits()
 
 ENGINES = {"h2": H2Connection, "ngh2": Ngh2Connection}
 
-DIFFERENCES = {
-    "refused by the library": (
-        "libnghttp2 looks at a header section before validate does, and does not say what it disliked",
-        lambda reason: reason,
-        lambda reason: "protocol",
-    ),
-    ":protocol": ("libnghttp2 knows that we did not offer extended CONNECT, and calls it malformed", 501, 400),
-    "order of refusals": (
-        "what libnghttp2 refuses we hear of when all that was received is done; the streams are different ones",
-        lambda events: events,
-        lambda events: sorted(events, key=lambda event: isinstance(event, Rejected)),
-    ),
-    "RFC 9218": ("libnghttp2 schedules by priorities, so we say so (RFC 9218, section 2.1)", {}, {9: 1}),
-    "stream window": ("libnghttp2 ends the connection (RFC 9113, section 6.9.1, leaves the choice)", "stream", "connection"),
-    "window of a dead stream": ("libnghttp2 keeps no record of dead streams; the connection's window bounds them", "flow_control", None),
-    "half-closed": ("libnghttp2 ends the connection, as RFC 9113, section 5.4.1, allows for any stream error", "stream", "connection"),
-    "self-dependency": ("libnghttp2 dropped RFC 7540's priorities: PRIORITY has no effect, in HEADERS it ends the connection", True, False),
-    "empty end": ("libnghttp2 sends no DATA at all into a shut window, an empty one neither", "now", "later"),
-    "closed stream": ("libnghttp2 keeps no record of closed streams, and ignores what comes on them; it is metered", "fault", "ignored"),
-    "refused after GOAWAY": ("libnghttp2 ignores streams behind the last one (RFC 9113, section 6.8)", b"\0\0\4\3\0\0\0\0\5\0\0\0\7", b""),
-    "reset of a queued answer": ("libnghttp2 frames heads when they are taken, so that a reset overtakes them", True, False),
-    "wording": ("libnghttp2 says it in its own words", lambda detail: detail, lambda detail: ANY),
-    "made reset": ("an overflow of a stream's window ends the connection at once", lambda h2: h2, lambda h2: 1),
+OUTCOMES = {
+    "refused by the library": ("refusals", lambda reason: reason, lambda reason: "protocol"),
+    ":protocol": ("extended CONNECT", 501, 400),
+    "order of refusals": ("refusals", lambda events: events, lambda events: sorted(events, key=lambda event: isinstance(event, Rejected))),
+    "RFC 9218": ("priorities", {}, {9: 1}),
+    "stream window": ("faults of streams", "stream", "connection"),
+    "half-closed": ("faults of streams", "stream", "connection"),
+    "made reset": ("faults of streams", lambda h2: h2, lambda h2: 1),
+    "self-dependency": ("self-dependency", True, False),
+    "empty end": ("empty ends", "now", "later"),
+    "window of a dead stream": ("closed streams", "flow_control", None),
+    "closed stream": ("closed streams", "fault", "ignored"),
+    "refused after GOAWAY": ("streams behind GOAWAY", b"\0\0\4\3\0\0\0\0\5\0\0\0\7", b""),
+    "reset of a queued answer": ("answers that are reset", True, False),
+    "wording": ("refusals", lambda detail: detail, lambda detail: ANY),
 }
+"""What the tests see of a difference, by its name in ``proxy.engine.differences``: on h2, on ngh2."""
 """What: why; what h2's engine does; what ngh2's does."""
 
 
@@ -100,7 +94,9 @@ def made(limits):
 
 def here(difference):
     """What the present engine does."""
-    return DIFFERENCES[difference][1 + list(ENGINES).index(Current.name)]
+    name, *outcomes = OUTCOMES[difference]
+    assert set(DIFFERENCES[name].does) == set(ENGINES)
+    return outcomes[list(ENGINES).index(Current.name)]
 
 
 def head(stream, method=b"GET", headers=(), *, end=True, length=None, expect=False):
