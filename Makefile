@@ -3,6 +3,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 COMPILED ?= .venv-compiled
+SOURCES := $(wildcard proxy/*.py proxy/*/*.py proxy/*/*/*.py balancer/*.py)
 PURE := proxy/engine/*,proxy/route/*,proxy/policy/*,proxy/pipe.py,balancer/*
 # One test process per core but never more than eight: e2e tests start processes of their own.
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n -gt 8 ] && n=8; echo $$n)
@@ -113,7 +114,7 @@ micro-instructions: $(VENV)/.bench ## The same in machine instructions (needs va
 	$(BIN)/python -m bench.micro.instructions
 
 # Not editable: the extensions are in the wheel alone, none beside the sources (setup.py).
-$(COMPILED)/.compiled: pyproject.toml setup.py scripts/compiled scripts/venv scripts/fastest-python $(shell find proxy balancer -name '*.py')
+$(COMPILED)/.compiled: pyproject.toml setup.py scripts/compiled scripts/venv scripts/fastest-python $(SOURCES)
 	@scripts/debian-packages compiled
 	@scripts/compiled install $(COMPILED)
 	@touch $@
@@ -125,7 +126,7 @@ wheel: ## The compiled wheel into dist/, run once in an empty environment
 	@scripts/compiled wheel
 
 # A tree like this one whose packages are the compiled ones. Not optimised: that changes nothing but the time it takes.
-build/tested/.made: pyproject.toml setup.py scripts/compiled $(shell find proxy balancer -name '*.py') | venv
+build/tested/.made: pyproject.toml setup.py scripts/compiled $(SOURCES) | venv
 	@scripts/debian-packages compiled
 	@PYTHON=$(abspath $(BIN)/python) QPROXY_OPTIMIZE=$${QPROXY_OPTIMIZE:-0} scripts/compiled tree build/tested
 	@touch $@
