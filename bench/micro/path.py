@@ -287,7 +287,7 @@ def policy(world, head):
         client.speaks("HTTP/2")
         clients.append(client)
     fields = [field for field in head if field[0] != b"host"]
-    told = {"plain": True} if "plain" in RequestHead.__slots__ else {}  # older trees don't tell
+    told = {"plain": True} if hasattr(RequestHead, "plain") else {}  # older trees don't tell
 
     def play(rounds):
         for number in range(rounds):
