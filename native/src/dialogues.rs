@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use quiche::h3::{Header, NameValue};
-use quiche::{ConnectionId, Error, Shutdown};
+use quiche::{ConnectionId, Error, RecvInfo, Shutdown};
 
 use crate::connection::Connection;
 use crate::frames::{self, code, kind};
@@ -460,4 +460,43 @@ fn a_client_may_move_as_often_as_it_likes() {
         assert_eq!(pair.app.take(), [format!("{stream} GET / end"), format!("moved to 127.0.0.1:{port}")]);
         assert!(pair.server.quic.path_stats().count() <= 8);
     }
+}
+
+/// Uploads that are answered before they end; `late`: the client's reset comes after its acknowledgement of the answer.
+fn uploads_answered_early(late: bool) {
+    let mut pair = Pair::new();
+    // far more than the ten that may be open at once, and fewer than the resets that a client has in a burst
+    for stream in (0..4 * if late { 50 } else { 300 }).step_by(4) {
+        pair.write(stream, &request("POST", "/", &[]), false);
+        let Connection { quic, http, .. } = &mut pair.server;
+        http.as_mut().unwrap().respond(quic, &LIMITS, stream, 413, &[(b"server", b"q")], Chunk::Owned(b"no".to_vec()));
+        if late {
+            let mut packet = [0; 1500];
+            while let Some((size, info)) = pair.server.send(&mut packet) {
+                pair.client.recv(&mut packet[..size], RecvInfo { from: info.from, to: info.to }).unwrap();
+            }
+            while pair.client.send(&mut packet).is_ok() {} // the reset, and it is lost
+            pair.client.send_ack_eliciting().unwrap();
+        }
+        pair.exchange();
+        assert!(!pair.read(stream).unwrap().is_empty());
+        let begun = Instant::now();
+        while late && pair.server.quic.stats().reset_stream_count_remote <= stream / 4 {
+            assert!(begun.elapsed() < Duration::from_secs(5));
+            std::thread::sleep(Duration::from_millis(1)); // quiche has no clock but the system's
+            pair.client.on_timeout();
+            pair.exchange();
+        }
+        pair.app.take();
+    }
+}
+
+#[test]
+fn uploads_answered_early_cost_no_credit() {
+    uploads_answered_early(false);
+}
+
+#[test]
+fn an_upload_whose_reset_comes_late_costs_no_credit() {
+    uploads_answered_early(true);
 }
