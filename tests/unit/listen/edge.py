@@ -32,6 +32,7 @@ from tests.unit.upstream.rig import Backend, read_head, serve, until
 
 HOST = "a.example.com"
 BIG = 8 * 1024 * 1024
+LARGE = 2 * 1024 * 1024  # over QUIC by an engine in Python, 8 MiB would take seconds, and many of them where coverage is measured
 TIMEOUTS = ServerTimeouts(handshake=10, header=5, idle=60, drain=30)
 LIMITS = Limits(0, 0, 0, 0, EngineLimits())
 
@@ -65,6 +66,8 @@ class App:
                 await self._echo(head, reader, writer)
             elif path == b"/big":
                 await self._send(writer, bytes(BIG))
+            elif path == b"/large":
+                await self._send(writer, bytes(LARGE))
             elif path == b"/hold":
                 await self.release.wait()
                 await self._send(writer, b"held")

@@ -27,7 +27,7 @@ from proxy.listen.udp_socket import UdpSocket, bind_udp
 from proxy.snapshot import Limits
 from tests.sim import engines
 from tests.unit.listen.conftest import Authority
-from tests.unit.listen.edge import BIG, HOST, Edge, edge
+from tests.unit.listen.edge import HOST, LARGE, Edge, edge
 from tests.unit.upstream.rig import until
 
 
@@ -64,7 +64,7 @@ class Client(QuicConnectionProtocol):
 
     async def get(self, path: str, **values: Any) -> tuple[int, int]:
         stream = self.ask(path, **values)
-        await until(lambda: stream in self.ended, 20)
+        await until(lambda: stream in self.ended, 60)
         return self.status[stream], self.bodies.get(stream, 0)
 
 
@@ -118,7 +118,7 @@ async def test_hello_a_download_and_an_upload(authority: Authority, host: str, e
     async with quic(authority, host, engine.load()) as (made, both), both.client(authority) as client:
         assert await client.get("/") == (200, 5)
         assert await client.get("/echo", method="POST", body=bytes(1_000_000)) == (200, 1_000_000)
-        assert await client.get("/big") == (200, BIG)
+        assert await client.get("/large") == (200, LARGE)
         assert made.count("http3_connections") == 1
         assert sum(made.world.meters.handshake_seconds.cell("quic").counts) == 1
         assert made.count("streams", "HTTP/3") == 3
@@ -133,12 +133,12 @@ async def test_hello_a_download_and_an_upload(authority: Authority, host: str, e
 async def test_what_a_connection_saw_of_the_network_is_counted_at_its_end(authority: Authority, engine: engines.Engine) -> None:
     async with quic(authority, engine=engine.load()) as (made, both):
         async with both.client(authority) as client:
-            assert await client.get("/big") == (200, BIG)
+            assert await client.get("/large") == (200, LARGE)
         await until(lambda: not both.udp.clients)
         meters = made.world.meters
         ended = int(engine.tells_stats)
         assert sum(meters.quic_round_trip.cell().counts) == sum(meters.quic_congestion_window.cell().counts) == ended
-        assert made.count("quic_packets_sent") >= ended * BIG / 65536
+        assert made.count("quic_packets_sent") >= ended * LARGE / 65536
         assert 0 <= meters.quic_round_trip.cell().sum < 5
 
 
@@ -237,7 +237,7 @@ class Narrow:
 async def test_a_full_socket_waits_and_loses_nothing(authority: Authority) -> None:
     async with quic(authority) as (_, both), both.client(authority) as client:
         narrow = both.udp._socket._sock = Narrow(both.udp._socket._sock)  # type: ignore[assignment]
-        assert await client.get("/big") == (200, BIG)
+        assert await client.get("/large") == (200, LARGE)
         assert narrow.refused > 0
 
 
@@ -273,13 +273,13 @@ class OwnIo(QuicEndpoint):
 
 async def test_an_engine_that_does_its_own_io_gets_the_descriptor(authority: Authority) -> None:
     async with quic(authority, engine=OwnIo) as (made, both), both.client(authority) as client:
-        assert await client.get("/big") == (200, BIG)
+        assert await client.get("/large") == (200, LARGE)
         assert await client.get("/echo", method="POST", body=bytes(1_000_000)) == (200, 1_000_000)
         engine = both.udp.endpoint
         assert isinstance(engine, OwnIo)
         assert engine.full > 0
         assert made.count("datagrams", "in") == engine.datagrams_in > 800
-        assert made.count("datagrams", "out") == engine.datagrams_out > BIG / 1200
+        assert made.count("datagrams", "out") == engine.datagrams_out > LARGE / 1200
 
 
 async def test_drain_finishes_what_runs_and_refuses_new_connections(authority: Authority) -> None:
