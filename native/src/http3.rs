@@ -218,6 +218,8 @@ pub struct Http3 {
     control_budget: Budget,
     reset_budget: Budget,
     resets_seen: u64,
+    /// Requests that were answered before their end: the client resets each of them because we say so.
+    resets_asked: u64,
     stops_seen: u64,
     signals_seen: u64,
 }
@@ -248,6 +250,7 @@ impl Http3 {
             control_budget: Budget::new(CONTROL_BURST, CONTROL_RATE),
             reset_budget: Budget::new(RESET_BURST, RESET_RATE),
             resets_seen: 0,
+            resets_asked: 0,
             stops_seen: 0,
             signals_seen: 0,
         })
@@ -333,7 +336,8 @@ impl Http3 {
     }
 
     fn spend_resets(&mut self, count: u64) -> Result<(), Fault> {
-        if self.reset_budget.spend(count, || 0) {
+        let asked = self.resets_asked;
+        if self.reset_budget.spend(count, || asked) {
             return Ok(());
         }
         Err(Fault::new(code::EXCESSIVE_LOAD, "too many resets"))
@@ -474,6 +478,7 @@ impl Http3 {
         }
         if refusal.status != 400 && !begun && answer(quic, stream, refusal.status) {
             abandon(quic, stream, code::NO_ERROR);
+            self.resets_asked += 1;
             return Ok(());
         }
         abandon(quic, stream, code::MESSAGE_ERROR);
@@ -734,6 +739,7 @@ impl Http3 {
         self.forget(stream);
         if received != Received::All {
             abandon(quic, stream, code::NO_ERROR);
+            self.resets_asked += 1;
         }
         while self.unacknowledged.front().is_some_and(|first| !is_alive(quic, *first)) {
             self.unacknowledged.pop_front();

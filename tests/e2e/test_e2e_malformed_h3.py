@@ -49,10 +49,8 @@ NOISE = random.Random(3)
 SILENCE = {
     "one byte": lambda first: [bytes((byte,)) for byte in range(256)],
     "nothing": lambda first: [b""],
-    "noise": lambda first: [bytes((NOISE.randrange(128),)) + NOISE.randbytes(size) for size in range(0, 1500, 13)],
+    "noise": lambda first: [bytes((NOISE.randrange(64),)) + NOISE.randbytes(size) for size in range(0, 1500, 13)],
     "noise that looks like a long header": lambda first: [b"\xc0\0\0\0\x01" + NOISE.randbytes(1195) for _ in range(50)],
-    "noise that looks like a short header": lambda first: [b"\x40" + NOISE.randbytes(size) for size in range(8, 1400, 31)],
-    "the largest datagrams": lambda first: [b"\x7f" + NOISE.randbytes(65000) for _ in range(5)],
     "an Initial of 1199 bytes": lambda first: [first[:1199]],
     "an Initial that is cut off": lambda first: [first[:size] for size in range(0, 1200, 37)],
     "an Initial with a bit wrong in its payload": lambda first: [first[:60] + bytes((first[60] ^ 1,)) + first[61:]],
@@ -64,7 +62,6 @@ SILENCE = {
     "a Retry from a client": lambda first: [b"\xf0\0\0\0\x01\x08" + bytes(8) + b"\x08" + bytes(8) + NOISE.randbytes(1200)],
     "0-RTT without its Initial": lambda first: [b"\xd0\0\0\0\x01\x08" + bytes(8) + b"\x08" + bytes(8) + NOISE.randbytes(1200)],
     "a Handshake packet without its Initial": lambda first: [b"\xe0\0\0\0\x01\x08" + bytes(8) + b"\x08" + bytes(8) + NOISE.randbytes(1200)],
-    "HTTP/1.1 over UDP": lambda first: [b"GET /never HTTP/1.1\r\nhost: a.example.com\r\n\r\n" + bytes(1200)],
     "DNS": lambda first: [b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x07example\x03com\0\0\x01\0\x01"],
 }
 
@@ -74,6 +71,26 @@ async def test_datagrams_that_begin_no_connection_get_no_answer(authority, proxy
     """Whoever forges an address gets nothing sent there."""
     with guard.case():
         assert said_to(proxy.port, SILENCE[name](initial(authority))) == []
+
+
+SHORT = {
+    "noise": [b"\x40" + NOISE.randbytes(size) for size in range(8, 1400, 31)],
+    "the largest datagrams": [b"\x7f" + NOISE.randbytes(65000) for _ in range(5)],
+    "HTTP/1.1": [b"GET /never HTTP/1.1\r\nhost: a.example.com\r\n\r\n" + bytes(1200)],
+    "a flood": [b"\x40" + NOISE.randbytes(60) for _ in range(500)],
+}
+
+
+@pytest.mark.parametrize("name", SHORT)
+async def test_short_headers_of_no_connection_get_a_smaller_stateless_reset_at_most(proxy, guard, name):
+    """For all that we know it is a client of before a crash (RFC 9000, section 10.3): a reset does not amplify what a forger sends."""
+    sent = SHORT[name]
+    with guard.case():
+        answers = said_to(proxy.port, sent)
+        assert len(answers) <= len([data for data in sent if len(data) > 21])
+        assert all(21 <= len(answer) <= 42 and answer[0] & 0xC0 == 0x40 for answer in answers)
+        assert sum(map(len, answers)) < sum(map(len, sent))
+        assert answers
 
 
 async def test_an_unknown_version_is_told_the_known_ones(authority, proxy, guard):

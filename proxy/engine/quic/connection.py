@@ -19,6 +19,7 @@ from aioquic.quic.connection import END_STATES, QuicConnectionError, QuicConnect
 from aioquic.quic.packet import QuicErrorCode, pull_quic_transport_parameters
 from aioquic.quic.stream import QuicStream, QuicStreamReceiver
 
+from proxy.engine.h3_frames import NO_ERROR
 from proxy.engine.quic.abuse import CONTROL_BURST, CONTROL_RATE, EARNED_BY_PACKET, RESET_BURST, RESET_RATE, Budget
 from proxy.engine.quic.flow import DiscardingReceiver, ReceiveWindows
 from proxy.engine.quic.sending import Pacer, SendingConnection
@@ -89,6 +90,7 @@ class Transport(SendingConnection):
         self._now = 0.0
         self._control = Budget(CONTROL_BURST, CONTROL_RATE)
         self._resets = Budget(RESET_BURST, RESET_RATE)
+        self._resets_asked = 0
         self._begin_sending()
 
     # For HTTP/3 and the endpoint
@@ -175,6 +177,7 @@ class Transport(SendingConnection):
         if stream is None or stream.receiver.is_finished:
             return
         if code is not None:
+            self._resets_asked += code == NO_ERROR  # answered before its end: the client resets it because we say so
             stream.receiver.stop(code)
             self._ready[stream_id] = stream
         self._windows.credit(stream, stream.receiver.highest_offset)
@@ -196,7 +199,7 @@ class Transport(SendingConnection):
 
     def spend_reset(self) -> bool:
         """One reset's worth; as ``spend_control``."""
-        if self._resets.spend(self._now):
+        if self._resets.spend(self._now, self._resets_asked):
             return True
         self.close(error_code=EXCESSIVE_LOAD, reason_phrase="too many resets")
         return False

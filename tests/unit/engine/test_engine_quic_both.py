@@ -614,6 +614,22 @@ def test_unknown_frames_end_the_connection(engine) -> None:
     assert closed(attacker.world) == ["frame_encoding_error"]
 
 
+def test_resets_that_we_ask_for_are_free(engine) -> None:
+    """Uploads that are answered before their end, one after the other: the client resets each because it is told to stop."""
+    world = World(Link(latency=0.0002), engine=engine)
+    world.serve = lambda handle, event: (
+        world.endpoint.respond(handle, event.stream, 413, [], b"no") if isinstance(event, RequestHead) else None
+    )
+    client = world.connect()
+    assert world.run(lambda: client.ready)
+    for _ in range(RESET_BURST // 10 + 10):
+        streams = [client.request(method=b"POST", end=False) for _ in range(10)]
+        assert world.run(lambda: all(client.answers[stream].stopped for stream in streams) or closed(world), seconds=2)  # noqa: B023
+        world.run(seconds=0.002)
+    assert not closed(world)
+    assert [answer.status for answer in client.answers.values()] == [413] * (RESET_BURST + 100)
+
+
 @pytest.mark.parametrize("stop", [False, True], ids=["reset", "stop"])
 def test_rapid_resets_are_cut(engine, stop: bool) -> None:
     """Request, then cancel, again and again (CVE-2023-44487): hardly more requests than the budget reach the application."""
