@@ -37,6 +37,9 @@ class Settings(TypedDict):
     high_water: int
     low_water: int
     idle_timeout: float
+    keep_alive: float
+    """0: no PINGs."""
+    keep_alive_idle: bool
     handshake_timeout: float
     handshakes: int
     connections: int

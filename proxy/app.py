@@ -209,10 +209,12 @@ class App:
         snapshot = self._services.snapshot
         quic = self._configuration.server.quic
         settings = QuicSettings(
-            idle_timeout=snapshot.timeouts.idle,
+            idle_timeout=self._configuration.server.quic_idle,
             handshake_timeout=snapshot.timeouts.handshake,
             connections=snapshot.limits.connections,
             congestion_control=quic.congestion_control,
+            keep_alive=quic.keep_alive.interval if quic.keep_alive is not None else 0.0,
+            keep_alive_idle=quic.keep_alive is not None and quic.keep_alive.when == "always",
             routable=quic.connection_ids.routable() if quic.connection_ids is not None else None,
         )
         make: MakeQuic = self._quic.load()

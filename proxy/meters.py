@@ -20,6 +20,7 @@ class ProxyMetrics:
         "config_generation",
         "connection_errors",
         "connections",
+        "connections_aged",
         "connections_open",
         "datagrams",
         "exchange_errors",
@@ -61,6 +62,9 @@ class ProxyMetrics:
         self.http3_connections = counter("http3_connections_total", "HTTP/3 connections accepted")
         self.connections = counter("qproxy_connections_total", "Client connections that came as far as HTTP", ("listener", "version"))
         self.connections_open = gauge("qproxy_connections_open", "Client connections now", ("version",))
+        self.connections_aged = counter(
+            "qproxy_connections_aged_total", "Client connections that were told to end, by timeouts.connection_age", ("version",)
+        )
         self.connection_errors = counter(
             "qproxy_connection_errors_total", "Client connections that ended with an error after the handshake", ("version", "error")
         )

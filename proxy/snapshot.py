@@ -126,6 +126,8 @@ class ServerTimeouts:
     """From the end of accepting to the end of what is still running."""
     drain_delay: float = 0.0
     """From SIGTERM to the end of accepting: /health says 503 meanwhile."""
+    connection_age: float = 0.0
+    """From the handshake to GOAWAY, about; 0 means off."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,15 @@ pub const GRAIN: Duration = Duration::from_millis(1);
 /// TLS alerts, as errors of the transport (RFC 9001, section 4.8).
 const TLS_ALERTS: std::ops::Range<u64> = 0x100..0x200;
 
+/// PINGs to a client from which nothing comes.
+#[derive(Clone, Copy)]
+pub struct KeepAlive {
+    /// Without a datagram from the client before it is sent one.
+    pub interval: Duration,
+    /// Without a request in progress as well.
+    pub idle: bool,
+}
+
 /// One connection, server side.
 pub struct Connection {
     pub quic: quiche::Connection,
@@ -29,26 +38,35 @@ pub struct Connection {
     complete_by: Option<Instant>,
     linger_until: Option<Instant>,
     release_at: Option<Instant>,
+    keep_alive: Option<KeepAlive>,
+    /// When the client was heard last, or sent a PING. For `keep_alive` only.
+    quiet_since: Instant,
     told_closed: bool,
 }
 
 impl Connection {
     /// A connection that has yet to see its first packet.
     #[must_use]
-    pub fn new(quic: quiche::Connection, peer: SocketAddr, handshake_timeout: Duration) -> Self {
+    pub fn new(quic: quiche::Connection, peer: SocketAddr, handshake_timeout: Duration, keep_alive: Option<KeepAlive>) -> Self {
+        let now = Instant::now();
         Self {
             quic,
             http: None,
             peer,
-            complete_by: Instant::now().checked_add(handshake_timeout),
+            complete_by: now.checked_add(handshake_timeout),
             linger_until: None,
             release_at: None,
+            keep_alive,
+            quiet_since: now,
             told_closed: false,
         }
     }
 
     /// Take a datagram; it is decrypted in place. False where nothing of the connection's packets so far was authentic.
     pub fn receive(&mut self, datagram: &mut [u8], from: SocketAddr, to: SocketAddr) -> bool {
+        if self.keep_alive.is_some() {
+            self.quiet_since = Instant::now();
+        }
         let _ = self.quic.recv(datagram, RecvInfo { from, to }); // an error has closed the connection, which `collect` tells
         // Quiche counts a packet that it could handle to the end: an alert says that TLS read what a packet had brought.
         self.http.is_some()
@@ -189,7 +207,15 @@ impl Connection {
     /// When `on_timer` is to be called next.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        [self.quic.timeout_instant(), self.complete_by, self.linger_until, self.release_at].into_iter().flatten().min()
+        let due = [self.quic.timeout_instant(), self.complete_by, self.linger_until, self.release_at, self.ping_at()];
+        due.into_iter().flatten().min()
+    }
+
+    /// When the client is sent a PING if nothing comes of it; None where it need not be.
+    fn ping_at(&self) -> Option<Instant> {
+        let keep_alive = self.keep_alive?;
+        let http = self.http.as_ref().filter(|_| !self.told_closed)?;
+        (keep_alive.idle || http.is_busy()).then(|| self.quiet_since + keep_alive.interval)
     }
 
     /// Handle the timers that are due. False where the handshake took too long: the connection is to be dropped.
@@ -201,6 +227,10 @@ impl Connection {
         if self.linger_until.is_some_and(|until| until <= now) {
             self.linger_until = None;
             self.close(code::NO_ERROR, "");
+        }
+        if self.ping_at().is_some_and(|at| at <= now) {
+            self.quiet_since = now;
+            let _ = self.quic.send_ack_eliciting(); // an error has closed the connection, which `collect` tells
         }
         if self.quic.timeout_instant().is_some_and(|due| due <= now) {
             self.quic.on_timeout();

@@ -18,7 +18,7 @@ use pyo3::types::{PyDict, PyList};
 use quiche::ConnectionId;
 use slab::Slab;
 
-use crate::connection::{Connection, GRAIN};
+use crate::connection::{Connection, GRAIN, KeepAlive};
 use crate::http3::{Http3, Limits};
 use crate::io::{Burst, MAX_BURST, MAX_SEGMENTS, Receiver, Sender, link_mtu};
 use crate::output::Chunk;
@@ -132,6 +132,7 @@ pub struct Endpoint {
     config: quiche::Config,
     limits: Limits,
     handshake_timeout: Duration,
+    keep_alive: Option<KeepAlive>,
     max_handshakes: usize,
     max_connections: usize,
     /// What the settings say; `MIN_DATAGRAM` leaves it to the link.
@@ -185,6 +186,7 @@ impl Endpoint {
             limits,
             handshake_timeout: Duration::try_from_secs_f64(setting(settings, "handshake_timeout")?)
                 .map_err(|error| PyValueError::new_err(error.to_string()))?,
+            keep_alive: keep_alive(settings)?,
             max_handshakes: setting(settings, "handshakes")?,
             max_connections: most.min(1 << SLOT_BITS),
             max_datagram,
@@ -532,7 +534,7 @@ impl Endpoint {
         self.by_cid.insert(cid, slot);
         self.by_cid.insert(original, slot);
         self.entries.insert(Box::new(Entry {
-            connection: Connection::new(quic, from, self.handshake_timeout),
+            connection: Connection::new(quic, from, self.handshake_timeout, self.keep_alive),
             handle,
             original,
             cids: vec![cid, original],
@@ -828,6 +830,12 @@ fn configure(settings: &Bound<'_, PyDict>, tls: &Tls, limits: &Limits) -> Result
     config.set_cc_algorithm_name(&setting::<String>(settings, "congestion_control")?)?;
     config.enable_pacing(true);
     Ok(config)
+}
+
+fn keep_alive(settings: &Bound<'_, PyDict>) -> PyResult<Option<KeepAlive>> {
+    let seconds: f64 = setting(settings, "keep_alive")?;
+    let interval = Duration::try_from_secs_f64(seconds).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    Ok((seconds > 0.0).then_some(KeepAlive { interval, idle: setting(settings, "keep_alive_idle")? }))
 }
 
 fn slot_of(handle: u64) -> usize {

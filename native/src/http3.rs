@@ -256,6 +256,12 @@ impl Http3 {
         })
     }
 
+    /// Requests are in progress.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.requests.is_empty()
+    }
+
     /// The final GOAWAY was sent, every request was answered, and every answer acknowledged.
     pub fn is_drained(&mut self, quic: &mut quiche::Connection) -> bool {
         if self.stop_at.is_none() || !self.requests.is_empty() {

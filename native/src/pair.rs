@@ -114,7 +114,7 @@ impl Pair {
         let mut config = quiche::Config::new(quiche::PROTOCOL_VERSION).unwrap();
         configure(&mut config, 10_000_000);
         let client = quiche::connect(Some("a.example"), &ConnectionId::from_ref(b"clientid"), from, to, &mut config).unwrap();
-        let server = Connection::new(server, from, Duration::from_secs(10));
+        let server = Connection::new(server, from, Duration::from_secs(10), None);
         let mut pair = Self { client, server, app: Recorder::default(), from, scratch: vec![0; 65536] };
         pair.exchange();
         assert_eq!(pair.app.take(), ["ready"]);

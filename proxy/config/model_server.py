@@ -124,6 +124,19 @@ class ConnectionIds(Model):
         return Routable(layout, self.server_id)
 
 
+class KeepAlive(Model):
+    """PINGs to an HTTP/3 client from which nothing comes, so that its connection does not time out, nor a NAT on the way forget it.
+
+    A client that is gone is kept no longer than ``idle_timeout`` from the first PING that it did not answer.
+    """
+
+    interval: Duration = Field(ge=1)
+    """Without a packet from the client before it is sent a PING; less than the idle timeout."""
+    when: Literal["requests", "always"] = "requests"
+    """``requests``: while a request is in progress (an answer that takes long to come, a stream of events with pauses); ``always``:
+    between requests as well, so that only the client, its absence or ``timeouts.connection_age`` ends a connection."""
+
+
 class Quic(Model):
     """The QUIC transport."""
 
@@ -132,6 +145,12 @@ class Quic(Model):
 
     congestion_control: Literal["auto", "bbr", "cubic", "reno"] = "auto"
     """How fast it sends; ``auto`` is the engine's best. ``bbr`` needs the native engine."""
+
+    idle_timeout: Duration | None = None
+    """Without a packet from the client before its connection ends, requests in progress or not; the client may ask for less
+    (RFC 9000, section 10.1). Default: ``timeouts.idle``."""
+    keep_alive: KeepAlive | None = None
+    """PINGs to clients from which nothing comes; default: none are sent."""
 
 
 class ServerTimeouts(Model):
@@ -143,6 +162,10 @@ class ServerTimeouts(Model):
     """From the first byte of a request to the end of its head."""
     idle: Duration = 75.0
     """Between two requests of a connection."""
+    connection_age: DurationOrOff = 0.0
+    """From the handshake to the end of a connection, default off. Each has up to a tenth more or less, so that they don't all go at
+    once. Nothing is cut: HTTP/2 and HTTP/3 clients hear GOAWAY, an HTTP/1.1 client has ``Connection: close`` with its next answer, and
+    what is in progress is finished."""
     drain: Duration = 30.0
     """From the end of accepting to the end of what still runs."""
     drain_delay: DurationOrOff = 0.0
@@ -202,6 +225,19 @@ class Server(Model):
             if given is None:
                 return {**value, "admin": {}}
         return value
+
+    @model_validator(mode="after")
+    def _keeps_alive_in_time(self) -> "Server":
+        keep_alive = self.quic.keep_alive
+        if keep_alive is not None and keep_alive.interval >= self.quic_idle:
+            text = f"'interval' is not less than the idle timeout of QUIC connections ({self.quic_idle:g}s), which comes first"
+            raise says(text, "quic", "keep_alive", "interval")
+        return self
+
+    @property
+    def quic_idle(self) -> float:
+        """Seconds without a packet from a QUIC client that end its connection."""
+        return self.quic.idle_timeout or self.timeouts.idle
 
 
 class File(Model):

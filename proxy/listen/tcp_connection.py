@@ -19,6 +19,7 @@ from proxy.deadlines import Expiring
 from proxy.engine.h1 import H1Connection
 from proxy.engine.seam import HIGH_WATER, LOW_WATER, Connection
 from proxy.errors import Reset
+from proxy.listen.age import Age, begin_age
 from proxy.listen.client import ClientStreams
 from proxy.listen.peek import ClientHello, Malformed, Peek, PlainHttp
 from proxy.listen.proxy_protocol import ProxyProtocolError, Reader
@@ -61,6 +62,7 @@ class TcpConnection(ClientStreams, asyncio.Protocol):
         self._proxy_reader: Reader | None = None
         self._tls: TlsSession | None = None
         self._engine: Connection | None = None
+        self._age: Age | None = None
         self._admitted = False
         self._began = self._last_active = self.services.clock()
         self._head_since = 0.0
@@ -211,6 +213,8 @@ class TcpConnection(ClientStreams, asyncio.Protocol):
         self._phase = self._plain if self._tls is None else self._decrypt
         self._last_active = self.services.clock()
         self.services.deadlines.set(self, self._last_active + self.services.snapshot.timeouts.idle)
+        # One word for HTTP/1.1, said with its next answer: an idle connection is left to the idle timeout, lest a request cross its end.
+        self._age = begin_age(self.services, engine.version, self._too_old, 1 if self._one_by_one else 2)
         if not self.services.draining:
             return
         if self._one_by_one:
@@ -306,6 +310,8 @@ class TcpConnection(ClientStreams, asyncio.Protocol):
         """The connection is gone, by either side."""
         self._transport = None
         self.services.deadlines.cancel(self)
+        if self._age is not None:
+            self.services.deadlines.cancel(self._age)
         self._owner.connections.discard(self)
         if self._engine is not None:
             self.services.meters.connections_open.cell(self.version).value -= 1
@@ -515,6 +521,14 @@ class TcpConnection(ClientStreams, asyncio.Protocol):
         elif self._leaving and self._tls is None:
             self.abort()  # not a whole ClientHello since the first call: nothing is lost
         self._leaving = True
+
+    def _too_old(self) -> None:
+        if self._closing:
+            return
+        try:
+            self.goaway()
+        except Exception as error:  # noqa: BLE001  # the wheel turns for everybody
+            self._failed(error)
 
     def _handshake_failed(self, reason: str, detail: str) -> None:
         self.services.meters.handshake_failures.cell("tcp", reason).value += 1

@@ -15,6 +15,7 @@ from balancer.affinity import connection_key
 from proxy.engine.events import ConnectionClosed, ConnectionReady, ConnectionStats, Event, PathChanged, RequestHead
 from proxy.engine.seam import Endpoint, Handle
 from proxy.errors import Reset
+from proxy.listen.age import begin_age
 from proxy.listen.batch import joined
 from proxy.listen.client import ClientStreams
 from proxy.listen.datagrams import Datagrams, Fast, Portable, is_fast
@@ -42,6 +43,7 @@ class QuicClient(ClientStreams):
         self.sni = ready.sni
         self.affinity_key = connection_key(owner.services.secret, ready.original_destination_cid)
         self.speaks("HTTP/3")
+        self.age = begin_age(self.services, self.version, self._too_old, 2)
 
     def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> None:
         """See ``engine/seam.py``, as for all of these."""
@@ -78,6 +80,14 @@ class QuicClient(ClientStreams):
         """Cut one stream."""
         self.services.meters.stream_errors.cell(self.version, reason.value).value += 1
         self._endpoint.reset(self._handle, stream, reason)
+        self._owner.want_flush()
+
+    def _too_old(self) -> None:
+        try:
+            self._endpoint.goaway(self._handle)
+        except Exception as error:  # the wheel turns for everybody
+            self.services.log.exception("a QUIC connection failed", exc_info=error)
+            self._endpoint.close(self._handle, Reset.INTERNAL)
         self._owner.want_flush()
 
 
@@ -193,6 +203,8 @@ class UdpListener:
         else:
             del self.clients[handle]
             self._leaving.discard(handle)
+            if client.age is not None:
+                self.services.deadlines.cancel(client.age)
             meters.connections_open.cell("HTTP/3").value -= 1
             if event.error:
                 meters.connection_errors.cell("HTTP/3", event.error).value += 1

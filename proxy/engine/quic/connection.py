@@ -127,6 +127,11 @@ class Transport(SendingConnection):
         path = self._network_paths[0]
         return path.addr if path.is_validated else None
 
+    @property
+    def heard_at(self) -> float:
+        """When a packet of the client came that was newer than all before, since its handshake; 0 before the first."""
+        return self._spaces[tls.Epoch.ONE_RTT].largest_received_time or 0.0
+
     def send(self, stream_id: int, data: bytes | memoryview, *, end: bool = False) -> bool:
         """Queue bytes; False where the stream takes none any more (it is finished or was reset)."""
         stream = self._streams.get(stream_id)

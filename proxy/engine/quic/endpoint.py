@@ -43,7 +43,7 @@ _ALGORITHMS = {"auto": "cubic", "cubic": "cubic", "reno": "reno"}
 
 
 class _Connection:
-    __slots__ = ("cids", "closed", "complete_by", "handle", "http", "linger_until", "path", "ready", "timer", "transport")
+    __slots__ = ("cids", "closed", "complete_by", "handle", "http", "linger_until", "path", "pinged_at", "ready", "timer", "transport")
 
     def __init__(self, handle: Handle, transport: Transport, path: tuple[Address, Address], complete_by: float) -> None:
         self.handle = handle
@@ -55,6 +55,7 @@ class _Connection:
         self.closed = False
         self.cids: set[bytes] = set()
         self.linger_until: float | None = None
+        self.pinged_at = 0.0  # or its handshake was complete
         self.timer: float | None = None  # of its current entry in the heap
 
 
@@ -79,6 +80,7 @@ class QuicEndpoint:
     ) -> None:
         self._limits = limits
         self._settings = settings
+        self._keeps_alive = settings.keep_alive > 0
         self._identities = Identities(select)
         self._admit = admit
         self._mint = Minter(secret, random_bytes, settings.routable)
@@ -337,7 +339,7 @@ class QuicEndpoint:
                     connection.cids.discard(event.connection_id)
                     self._by_cid.pop(event.connection_id, None)
                 elif isinstance(event, quic.HandshakeCompleted):
-                    http = self._ready(connection, event)
+                    http = self._ready(connection, event, now)
                 elif http is not None and transport.close_event is None:
                     http.handle(event)
         except Exception as error:  # noqa: BLE001  # as in ``receive``
@@ -360,11 +362,12 @@ class QuicEndpoint:
         if transport.terminated:
             self._remove(connection)
 
-    def _ready(self, connection: _Connection, event: quic.HandshakeCompleted) -> H3Connection:
+    def _ready(self, connection: _Connection, event: quic.HandshakeCompleted, now: float) -> H3Connection:
         transport = connection.transport
         http = connection.http = H3Connection(transport, self._limits, self._sections)
         connection.ready = True
         connection.complete_by = None
+        connection.pinged_at = now
         self.handshakes -= 1
         peer, local = transport.settled_path() or connection.path
         connection.path = (peer, local)
@@ -404,6 +407,9 @@ class QuicEndpoint:
         if connection.linger_until is not None and now >= connection.linger_until:
             connection.linger_until = None
             transport.close(error_code=NO_ERROR, reason_phrase="")
+        if self._keeps_alive and (at := self._ping_at(connection)) is not None and at <= now:
+            connection.pinged_at = now
+            transport.send_ping(0)
         due = transport.get_timer()
         if due is not None and due <= now:
             try:
@@ -420,9 +426,18 @@ class QuicEndpoint:
         for other in (connection.complete_by, connection.linger_until):
             if other is not None and (due is None or other < due):
                 due = other
+        if self._keeps_alive and (at := self._ping_at(connection)) is not None and (due is None or at < due):
+            due = at
         if due is None:
             return
         due = max(due, now + TIMER_GRAIN) if due <= now else due
         if connection.timer is None or due < connection.timer:
             connection.timer = due
             heapq.heappush(self._heap, (due, connection.handle))
+
+    def _ping_at(self, connection: _Connection) -> float | None:
+        """When a client is sent a PING if nothing comes of it; None where it need not be."""
+        transport = connection.transport
+        if connection.http is None or not (self._settings.keep_alive_idle or transport.requests_open):
+            return None
+        return max(transport.heard_at, connection.pinged_at) + self._settings.keep_alive

@@ -71,6 +71,8 @@ class NativeEndpoint(qproxy_native.Endpoint):
                 "high_water": HIGH_WATER,
                 "low_water": LOW_WATER,
                 "idle_timeout": settings.idle_timeout,
+                "keep_alive": settings.keep_alive,
+                "keep_alive_idle": settings.keep_alive_idle,
                 "handshake_timeout": settings.handshake_timeout,
                 "handshakes": settings.handshakes,
                 "connections": settings.connections,

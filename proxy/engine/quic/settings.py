@@ -18,6 +18,11 @@ class QuicSettings:
     """Without a packet from the client; the client may ask for less (RFC 9000, section 10.1)."""
     handshake_timeout: float = 10.0
     """From the first datagram to a completed handshake."""
+    keep_alive: float = 0.0
+    """Without a packet from a client with a request in progress before it is sent a PING; 0 means never. The first PING that it does
+    not answer leaves it ``idle_timeout`` (RFC 9000, section 10.1)."""
+    keep_alive_idle: bool = False
+    """Whether clients without a request are sent PINGs too."""
     handshakes: int = 1000
     """Handshakes in progress at any time; what comes beyond is dropped, and the client's retransmission tries again."""
     connections: int = 100_000
@@ -41,4 +46,7 @@ class QuicSettings:
             raise ValueError(msg)
         if min(self.idle_timeout, self.handshake_timeout, self.handshakes, self.connections) <= 0:
             msg = "idle_timeout, handshake_timeout, handshakes and connections must be more than 0"
+            raise ValueError(msg)
+        if not 0 <= self.keep_alive < self.idle_timeout:
+            msg = f"keep_alive must be less than idle_timeout ({self.idle_timeout:g}), not {self.keep_alive:g}"
             raise ValueError(msg)

@@ -30,7 +30,7 @@ CASES = {
     "near miss": (server("listener: []"), "one.yaml:7:3: unknown key 'listener'; perhaps you meant 'listeners'"),
     "no near miss": (
         server("timeouts: {zzz: 1s}"),
-        "one.yaml:7:14: unknown key 'zzz'; expected one of handshake, header, idle, drain, drain_delay",
+        "one.yaml:7:14: unknown key 'zzz'; expected one of handshake, header, idle, connection_age, drain, drain_delay",
     ),
     "top level": (SITE + "zzz: 1\n", "one.yaml:6:1: unknown key 'zzz'; expected one of server, site, sites, pools"),
     "in a list": (route("{pool: web, acces: {}}"), "one.yaml:4:24: unknown key 'acces'; perhaps you meant 'access'"),

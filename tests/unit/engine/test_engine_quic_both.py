@@ -531,6 +531,60 @@ def test_an_idle_connection_ends_cleanly(engine) -> None:
     assert world.endpoint.connections == 0
 
 
+@pytest.mark.parametrize(
+    ("keep_alive", "also_idle", "asks", "kept"),
+    [(0.0, False, True, False), (0.2, False, True, True), (0.2, False, False, False), (0.2, True, False, True)],
+    ids=["off", "a request", "no request", "no request, always"],
+)
+def test_a_silent_client_is_kept_by_pings(engine, keep_alive: float, also_idle: bool, asks: bool, kept: bool) -> None:
+    settings = QuicSettings(idle_timeout=0.6, keep_alive=keep_alive, keep_alive_idle=also_idle)
+    world = World(settings=settings, engine=engine)
+    world.serve = lambda handle, event: (
+        world.endpoint.respond(handle, event.stream, 200, [], b"ok") if isinstance(event, RequestHead) and event.path == b"/now" else None
+    )
+    client = world.connect()
+    client.on_ready = lambda: client.request(b"/late" if asks else b"/now")
+    assert world.run(lambda: bool(world.of(RequestHead)))
+    world.run(seconds=2.0)
+    assert closed(world) == ([] if kept else [""])
+    if kept and asks:
+        world.endpoint.respond(handle_of(world), 0, 200, [], b"late")
+        assert world.run(lambda: client.answers[0].ended, seconds=1)
+        world.run(lambda: bool(closed(world)), seconds=2)
+        assert closed(world) == [""]  # nothing in progress: idle
+
+
+@pytest.mark.parametrize("also_idle", [False, True])
+def test_pings_do_not_keep_a_client_that_is_gone(engine, also_idle: bool) -> None:
+    """The first one that it does not answer begins the last idle timeout; those behind it prolong nothing."""
+    world = World(settings=QuicSettings(idle_timeout=0.6, keep_alive=0.2, keep_alive_idle=also_idle), engine=engine)
+    client = world.connect()
+    client.on_ready = client.request
+    assert world.run(lambda: bool(world.of(RequestHead)))
+    world.run(seconds=0.1)
+    world.clients.clear()  # it went away without a word
+    began, sent = world.now, world.sent
+    assert world.run(lambda: bool(closed(world)), seconds=5)
+    assert 0.5 < world.now - began < 1.2
+    assert [(event.error, event.detail) for event in world.of(ConnectionClosed)] == [("", "idle")]
+    assert 0 < world.sent - sent < 12
+    assert world.endpoint.connections == 0
+
+
+def test_who_sends_is_sent_no_pings(engine) -> None:
+    world = World(settings=QuicSettings(idle_timeout=5, keep_alive=0.2, keep_alive_idle=True), engine=engine)
+    client = world.connect()
+    client.on_ready = client.request
+    assert world.run(lambda: bool(world.of(RequestHead)))
+    world.run(seconds=0.1)
+    for _ in range(10):
+        client.quic.send_ping(0)
+        world.run(seconds=0.1)
+    sent = world.sent
+    world.run(seconds=0.1)
+    assert world.sent == sent
+
+
 def test_goaway_finishes_what_runs_and_then_closes(engine) -> None:
     world = World(Link(latency=0.01), engine=engine)
     client = world.connect()

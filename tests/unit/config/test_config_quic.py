@@ -1,0 +1,45 @@
+"""``server.quic``: how its keys go together, and what the engines are told."""
+
+import pytest
+from config_folder import SITE
+
+
+@pytest.mark.parametrize(
+    ("server", "idle"),
+    [("{}", 75), ("{timeouts: {idle: 20s}}", 20), ("{timeouts: {idle: 20s}, quic: {idle_timeout: 45s}}", 45)],
+)
+def test_the_idle_timeout_is_that_of_tcp_unless_it_has_its_own(folder, server, idle):
+    folder.write(SITE + f"server: {server}\n")
+    assert folder.load().server.quic_idle == idle
+
+
+def test_keep_alive_is_off_and_for_requests_unless_it_is_said(folder):
+    folder.write(SITE + "server: {quic: {keep_alive: {interval: 20s}}}\n")
+    keep_alive = folder.load().server.quic.keep_alive
+    assert (keep_alive.interval, keep_alive.when) == (20, "requests")
+    folder.write(SITE)
+    assert folder.load().server.quic.keep_alive is None
+
+
+@pytest.mark.parametrize(
+    ("idle", "timeout"), [("timeouts: {idle: 20s}", 20), ("quic: {idle_timeout: 15s, keep_alive: {interval: 20s}}", 15)]
+)
+def test_pings_that_would_come_too_late(folder, idle, timeout):
+    quic = "" if "quic" in idle else ", quic: {keep_alive: {interval: 20s}}"
+    text = f"server: {{{idle}{quic}}}\n"
+    column = text.index("interval") + 1
+    assert folder.problems(SITE + text) == [
+        f"one.yaml:6:{column}: 'interval' is not less than the idle timeout of QUIC connections ({timeout}s), which comes first"
+    ]
+
+
+def test_pings_that_would_be_a_flood(folder):
+    (problem,) = folder.problems(SITE + "server: {quic: {keep_alive: {interval: 100ms}}}\n")
+    assert problem.startswith("one.yaml:6:40: 'server.quic.keep_alive.interval'")
+
+
+def test_connections_have_no_limit_of_age_unless_it_is_said(folder):
+    folder.write(SITE)
+    assert folder.load().server.timeouts.connection_age == 0
+    folder.write(SITE + "server: {timeouts: {connection_age: 1h}}\n")
+    assert folder.load().server.timeouts.connection_age == 3600
