@@ -10,8 +10,10 @@ _Address: TypeAlias = tuple[str, int]
 class Settings(TypedDict):
     """What an endpoint is made of. Times in seconds, sizes in bytes."""
 
-    select: Callable[[str | None], object | None]
-    """SNI (lower case, no final dot) to TLS profile: an object with ``certificate`` and ``client_rule`` that can be weakly referenced."""
+    begin: Callable[[str | None, bytes], object | None]
+    """SNI (lower case, no final dot) and original connection ID to a ``sessions.Session``; its profile can be weakly referenced."""
+    tickets: tuple[int, int] | None
+    """Session tickets for each handshake, and seconds for which one resumes; None: there are none."""
     mint: Callable[[], tuple[bytes, bytes]]
     """A connection ID and its stateless reset token."""
     cid_bytes: int

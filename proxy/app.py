@@ -36,6 +36,7 @@ from proxy.control.state import StateError, load_secret
 from proxy.deadlines import TICK, Deadlines
 from proxy.engine.choice import MakeQuic, choose
 from proxy.engine.quic.settings import QuicSettings
+from proxy.engine.quic.tickets import Tickets
 from proxy.engine.seam import Endpoint, Handle
 from proxy.listen.limits import AcceptLimits
 from proxy.listen.tcp import TcpListener, bind_tcp
@@ -218,7 +219,8 @@ class App:
             routable=quic.connection_ids.routable() if quic.connection_ids is not None else None,
         )
         make: MakeQuic = self._quic.load()
-        return make(self._select, snapshot.limits.engine, settings, self._secret, random_bytes=os.urandom, admit=admit)
+        tickets = Tickets(self._secret, time.time, os.urandom) if quic.resumption else None
+        return make(self._select, snapshot.limits.engine, settings, self._secret, random_bytes=os.urandom, admit=admit, tickets=tickets)
 
     def _select(self, sni: str | None) -> TlsProfile | None:
         return self._services.snapshot.sni.select(sni)

@@ -37,6 +37,7 @@ class ProxyMetrics:
         "quic_packets_sent",
         "quic_path_changes",
         "quic_resets_sent",
+        "quic_resumed",
         "quic_round_trip",
         "rejected",
         "reloads",
@@ -80,6 +81,7 @@ class ProxyMetrics:
         self.datagrams = counter("qproxy_datagrams_total", "UDP datagrams, by direction (in, out)", ("direction",))
         self.quic_dropped = counter("qproxy_quic_datagrams_dropped_total", "UDP datagrams that belonged nowhere, or came beyond a bound")
         self.quic_resets_sent = counter("qproxy_quic_stateless_resets_total", "Packets of connections that are gone, answered with a reset")
+        self.quic_resumed = counter("qproxy_quic_resumed_total", "QUIC connections that resumed a session by its ticket")
         self.quic_handshakes = gauge("qproxy_quic_handshakes", "QUIC handshakes now in progress", ("listener",))
         self.quic_path_changes = counter("qproxy_quic_path_changes_total", "QUIC connections whose client changed its address")
         # of QUIC connections that ended, where the engine tells (the native one does)
@@ -107,7 +109,7 @@ class ProxyMetrics:
             self.upstream_open,
             self.upstream_reused,
         )
-        for family in (self.http3_connections, self.config_generation, self.quic_path_changes):
+        for family in (self.http3_connections, self.config_generation, self.quic_path_changes, self.quic_resumed):
             family.cell()
         self.server_up.cell().value = 1
 

@@ -25,7 +25,7 @@ use crate::output::Chunk;
 use crate::packets::{self, Cid, LongHeader, MAX_CID, MIN_CLIENT_DCID, MIN_DATAGRAM};
 use crate::python::{self, Callbacks, Teller, setting};
 use crate::timers::Timers;
-use crate::tls::{Selected, Tls};
+use crate::tls::{self, Tls};
 
 /// Version negotiations and refusals for one batch of datagrams; the rest gets none.
 const STATELESS_ANSWERS: usize = 16;
@@ -70,9 +70,7 @@ const MINTINGS: usize = 8;
 struct Entry {
     connection: Connection,
     handle: u64,
-    original: Cid,
     cids: Vec<Cid>,
-    selected: Option<Selected>,
     /// Of its current entry among the timers.
     timer: Option<Instant>,
     /// Stands among the dirty ones.
@@ -128,7 +126,6 @@ impl Outgoing {
 #[pyclass(unsendable, subclass, module = "qproxy_native")]
 pub struct Endpoint {
     callbacks: Callbacks,
-    tls: Tls,
     config: quiche::Config,
     limits: Limits,
     handshake_timeout: Duration,
@@ -176,12 +173,11 @@ impl Endpoint {
             low_water: setting(settings, "low_water")?,
         };
         let max_datagram = setting(settings, "max_datagram_size")?;
-        let tls = Tls::new(setting(settings, "select")?);
+        let tls = Tls::new(setting(settings, "begin")?, setting(settings, "tickets")?);
         let config = configure(settings, &tls, &limits).map_err(|error| PyValueError::new_err(error.to_string()))?;
         let most: usize = setting(settings, "connections")?;
         Ok(Self {
             callbacks: Callbacks::new(settings)?,
-            tls,
             config,
             limits,
             handshake_timeout: Duration::try_from_secs_f64(setting(settings, "handshake_timeout")?)
@@ -465,9 +461,6 @@ impl Endpoint {
             Ok(authentic) => authentic,
             Err(words) => return self.remove(py, slot, "internal_error", &words),
         };
-        if entry.selected.is_none() {
-            entry.selected = self.tls.take_selected();
-        }
         if !authentic {
             self.dropped += 1; // nothing is kept for it
             return self.remove(py, slot, "not_authentic", "");
@@ -529,16 +522,15 @@ impl Endpoint {
         let largest = self.largest_from(to.ip());
         self.config.set_max_send_udp_payload_size(largest);
         self.config.discover_pmtu(largest > MIN_DATAGRAM);
-        let quic = quiche::accept(&ConnectionId::from_ref(cid.as_slice()), None, to, from, &mut self.config)
+        let mut quic = quiche::accept(&ConnectionId::from_ref(cid.as_slice()), None, to, from, &mut self.config)
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        tls::prepare(quic.as_mut(), original);
         self.by_cid.insert(cid, slot);
         self.by_cid.insert(original, slot);
         self.entries.insert(Box::new(Entry {
             connection: Connection::new(quic, from, self.handshake_timeout, self.keep_alive),
             handle,
-            original,
             cids: vec![cid, original],
-            selected: None,
             timer: None,
             dirty: false,
             touched: false,
@@ -640,27 +632,27 @@ impl Endpoint {
         action: impl FnOnce(&mut Entry, &Limits, &mut Teller<'_, '_>, &mut [u8]),
     ) -> PyResult<()> {
         let Some(entry) = self.entries.get_mut(slot) else { return Ok(()) };
-        let selected = entry.selected.take();
+        let was_ready = entry.connection.was_ready();
+        let quic = &mut entry.connection.quic;
+        let session = if was_ready { None } else { tls::session(py, quic.as_mut()).map(|session| (session, quic.is_resumed())) };
         let mut teller = Teller {
             py,
             callbacks: &self.callbacks,
             events: self.events.bind(py),
             handle: entry.handle,
             peer: entry.connection.peer,
-            original: entry.original,
-            selected: selected.as_ref(),
+            session,
             ready: false,
             closed: false,
             failed: false,
         };
-        let was_ready = entry.connection.was_ready();
         let outcome = guarded(|| action(entry, &self.limits, &mut teller, &mut self.scratch));
         let Teller { ready, closed, failed, .. } = teller;
         if !was_ready {
             self.handshakes -= usize::from(ready || closed);
         }
-        if !ready {
-            entry.selected = selected; // once it was told, nobody needs it
+        if ready {
+            tls::forget(entry.connection.quic.as_mut());
         }
         match outcome {
             Err(words) if !closed => self.remove(py, slot, "internal_error", &words),

@@ -2,7 +2,7 @@
 //!
 //! From the wire to Python: `io` has the system calls, `packets` says whose a datagram is, `endpoint` owns the connections and their
 //! `timers`, `connection` is one of them, `http3` its requests (`frames`, `control`, `output`, `budget` are its parts), `tls` chooses
-//! certificates, `python` tells what happened. No policy is here: what a request means and where it goes, Python decides.
+//! certificates and `tickets` resumes sessions, `python` tells what happened. No policy is here: what a request means and where it goes, Python decides.
 
 mod budget;
 mod connection;
@@ -18,6 +18,7 @@ mod packets;
 #[cfg(test)]
 mod pair;
 mod python;
+mod tickets;
 mod timers;
 mod tls;
 mod versions;

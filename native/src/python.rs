@@ -5,13 +5,13 @@
 use std::net::SocketAddr;
 
 use pyo3::exceptions::PyKeyError;
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use pyo3::types::{IntoPyDict, PyBytes, PyDict, PyList, PyTuple};
 use quiche::h3::{Header, NameValue};
 
 use crate::http3::{Application, Change, Seen, Verdict};
 use crate::packets::Cid;
-use crate::tls::Selected;
 
 /// The classes of events and the callables that the endpoint was given.
 pub struct Callbacks {
@@ -20,7 +20,6 @@ pub struct Callbacks {
     stream_reset: Py<PyAny>,
     rejected: Py<PyAny>,
     drained: Py<PyAny>,
-    connection_ready: Py<PyAny>,
     path_changed: Py<PyAny>,
     connection_closed: Py<PyAny>,
     connection_stats: Py<PyAny>,
@@ -55,7 +54,6 @@ impl Callbacks {
             stream_reset: class("StreamReset")?,
             rejected: class("Rejected")?,
             drained: class("Drained")?,
-            connection_ready: class("ConnectionReady")?,
             path_changed: class("PathChanged")?,
             connection_closed: class("ConnectionClosed")?,
             connection_stats: class("ConnectionStats")?,
@@ -180,8 +178,8 @@ pub struct Teller<'a, 'py> {
     pub events: &'a Bound<'py, PyList>,
     pub handle: u64,
     pub peer: SocketAddr,
-    pub original: Cid,
-    pub selected: Option<&'a Selected>,
+    /// Of a handshake: its session, and whether that was resumed.
+    pub session: Option<(Py<PyAny>, bool)>,
     pub ready: bool,
     pub closed: bool,
     pub failed: bool,
@@ -203,6 +201,12 @@ impl<'py> Teller<'_, 'py> {
     fn call(&mut self, class: &Py<PyAny>, arguments: impl pyo3::call::PyCallArgs<'py>) {
         let event = class.bind(self.py).call1(arguments);
         self.tell(event);
+    }
+
+    fn ready_event(&mut self) -> PyResult<Bound<'py, PyAny>> {
+        let (session, resumed) = self.session.take().ok_or_else(|| PyKeyError::new_err("a handshake without a session"))?;
+        let how = [("resumed", resumed)].into_py_dict(self.py)?;
+        session.into_bound(self.py).call_method(intern!(self.py, "ready"), (address(self.peer),), Some(&how))
     }
 
     fn try_head(&mut self, stream: u64, fields: &[Header], end: bool) -> PyResult<Verdict> {
@@ -279,12 +283,8 @@ impl Application for Teller<'_, '_> {
         match change {
             Change::Ready => {
                 self.ready = true;
-                let (sni, profile) = match self.selected {
-                    Some(selected) => (selected.sni.as_deref(), Some(selected.profile.bind(self.py))),
-                    None => (None, None),
-                };
-                let original = PyBytes::new(self.py, self.original.as_slice());
-                self.call(&self.callbacks.connection_ready, (sni, "h3", address(self.peer), original, profile));
+                let event = self.ready_event();
+                self.tell(event);
             }
             Change::Moved(peer) => self.call(&self.callbacks.path_changed, (address(peer),)),
             Change::Closed { error, detail, seen } => {

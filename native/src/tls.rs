@@ -1,23 +1,27 @@
 //! TLS 1.3 for QUIC: the certificate by the client's SNI, and client certificates, by BoringSSL.
 //!
-//! Knows what a TLS profile of `snapshot.py` looks like and asks Python which one a name selects. Knows no packets and no connections.
+//! Asks Python (`engine/quic/sessions.py`) for the session that a ClientHello begins, and knows what its profile looks like. Knows no
+//! packets and no connections.
 //!
-//! Tickets and 0-RTT are not offered: `Tls::context` is where their keys and callbacks belong. A context is never swapped for another
-//! one in a handshake, since quiche's callbacks live on the one that it was given: certificate, key and the rule for client
-//! certificates are set on the session.
+//! 0-RTT is not offered. A context is never swapped for another one in a handshake, since quiche's callbacks live on the one that it was
+//! given: certificate, key and the rule for client certificates are set on the session.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use boring::error::ErrorStack;
+use boring::ex_data::Index;
 use boring::pkey::{PKey, Private};
-use boring::ssl::{NameType, SniError, SslAlert, SslContextBuilder, SslMethod, SslOptions, SslRef, SslVerifyMode, SslVersion};
+use boring::ssl::{NameType, SniError, Ssl, SslAlert, SslContextBuilder, SslMethod, SslOptions, SslRef, SslVerifyMode, SslVersion};
 use boring::x509::X509;
 use boring::x509::store::{X509Store, X509StoreBuilder};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyWeakrefMethods, PyWeakrefReference};
+
+use crate::packets::Cid;
+use crate::tickets;
 
 /// Key exchange in the server's order: the hybrid with ML-KEM-768 first (draft-ietf-tls-ecdhe-mlkem), as browsers have it.
 const GROUPS: &str = "X25519MLKEM768:X25519:P-256";
@@ -28,29 +32,47 @@ const MAX_CHAIN: u32 = 8;
 /// Profiles known at least before those that died are looked for.
 const SWEEP: usize = 64;
 
-/// What a client's name selected.
-pub struct Selected {
-    /// Lower case, without a final dot.
-    pub sni: Option<String>,
-    /// What `select` returned.
-    pub profile: Py<PyAny>,
+/// What a TLS session knows of its connection, and what its ClientHello began.
+struct Handshake {
+    original: Cid,
+    session: Option<Py<PyAny>>,
+}
+
+static HANDSHAKE: LazyLock<Index<Ssl, Handshake>> =
+    LazyLock::new(|| Ssl::new_ex_index().expect("a place for the extra data of TLS sessions"));
+
+/// Before its first packet: whose handshake it is, by the connection ID that the client made up.
+pub fn prepare(ssl: &mut SslRef, original: Cid) {
+    ssl.set_ex_data(*HANDSHAKE, Handshake { original, session: None });
+}
+
+/// The Python session that the ClientHello began.
+pub fn session(py: Python<'_>, ssl: &SslRef) -> Option<Py<PyAny>> {
+    Some(ssl.ex_data(*HANDSHAKE)?.session.as_ref()?.clone_ref(py))
+}
+
+/// The handshake is over: nobody asks for the session any more.
+pub fn forget(ssl: &mut SslRef) {
+    if let Some(handshake) = ssl.ex_data_mut(*HANDSHAKE) {
+        handshake.session = None;
+    }
 }
 
 /// The choice of certificates of an endpoint.
 pub struct Tls {
     shared: Arc<Shared>,
+    tickets: Option<tickets::Terms>,
 }
 
 struct Shared {
-    select: Py<PyAny>,
+    begin: Py<PyAny>,
     known: Mutex<Known>,
-    selected: Mutex<Option<Selected>>,
 }
 
 impl Tls {
-    /// *select* is `seam.Select`: SNI to profile, None refuses.
-    pub fn new(select: Py<PyAny>) -> Tls {
-        Tls { shared: Arc::new(Shared { select, known: Mutex::default(), selected: Mutex::default() }) }
+    /// *begin* is `Sessions.begin`: SNI and original connection ID to session, None refuses.
+    pub fn new(begin: Py<PyAny>, tickets: Option<tickets::Terms>) -> Tls {
+        Tls { shared: Arc::new(Shared { begin, known: Mutex::default() }), tickets }
     }
 
     /// The context of all connections of the endpoint, for quiche.
@@ -59,7 +81,10 @@ impl Tls {
         builder.set_min_proto_version(Some(SslVersion::TLS1_3))?;
         builder.set_max_proto_version(Some(SslVersion::TLS1_3))?;
         builder.set_curves_list(GROUPS)?;
-        builder.set_options(SslOptions::NO_TICKET);
+        match self.tickets {
+            Some(terms) => tickets::offer(&mut builder, terms),
+            None => _ = builder.set_options(SslOptions::NO_TICKET),
+        }
         let shared = Arc::clone(&self.shared);
         // Of the callbacks that may choose a certificate, this one may choose the alert as well. It runs for clients without SNI too.
         builder.set_servername_callback(move |ssl, alert| {
@@ -71,11 +96,6 @@ impl Tls {
         });
         Ok(builder)
     }
-
-    /// What was selected since the last call: of the connection whose datagram was handled last.
-    pub fn take_selected(&self) -> Option<Selected> {
-        locked(&self.shared.selected).take()
-    }
 }
 
 impl Shared {
@@ -84,21 +104,26 @@ impl Shared {
             Some(raw) => Some(host_name(raw).ok_or(SslAlert::DECODE_ERROR)?),
             None => None,
         };
+        let original = ssl.ex_data(*HANDSHAKE).ok_or(SslAlert::INTERNAL_ERROR)?.original;
         Python::attach(|py| {
-            let profile = self.select.bind(py).call1((sni.as_deref(),)).map_err(|error| self.told(py, error))?;
-            if profile.is_none() {
+            let original = PyBytes::new(py, original.as_slice());
+            let session = self.begin.bind(py).call1((sni.as_deref(), original)).map_err(|error| self.told(py, error))?;
+            if session.is_none() {
                 return Err(SslAlert::UNRECOGNIZED_NAME);
             }
+            let profile = session.getattr(intern!(py, "profile")).map_err(|error| self.told(py, error))?;
             let identity = locked(&self.known).identity(&profile).map_err(|error| self.told(py, error))?;
             identity.apply(ssl).map_err(|_| SslAlert::INTERNAL_ERROR)?;
-            *locked(&self.selected) = Some(Selected { sni, profile: profile.unbind() });
+            if let Some(handshake) = ssl.ex_data_mut(*HANDSHAKE) {
+                handshake.session = Some(session.unbind());
+            }
             Ok(())
         })
     }
 
     /// A fault of ours, not of the client: told by `sys.unraisablehook`, as there is nobody to raise it to.
     fn told(&self, py: Python<'_>, error: PyErr) -> SslAlert {
-        error.write_unraisable(py, Some(self.select.bind(py)));
+        error.write_unraisable(py, Some(self.begin.bind(py)));
         SslAlert::INTERNAL_ERROR
     }
 }

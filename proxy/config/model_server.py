@@ -145,6 +145,9 @@ class Quic(Model):
 
     congestion_control: Literal["auto", "bbr", "cubic", "reno"] = "auto"
     """How fast it sends; ``auto`` is the engine's best. ``bbr`` needs the native engine."""
+    resumption: bool = True
+    """Whether clients get session tickets, for a shorter handshake and the same backend when they come back within a day. Their keys
+    follow from the secret in the state folder. Hosts with client certificates give none."""
 
     idle_timeout: Duration | None = None
     """Without a packet from the client before its connection ends, requests in progress or not; the client may ask for less

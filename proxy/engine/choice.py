@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, Literal, Protocol, TypeAlias
 
 from proxy.engine.quic.settings import QuicSettings
+from proxy.engine.quic.tickets import Tickets
 from proxy.engine.seam import Connection, Endpoint, EngineLimits, Handle, Select
 from proxy.message import Address
 
@@ -100,6 +101,7 @@ class MakeQuic(Protocol):
         *,
         random_bytes: Callable[[int], bytes],
         admit: Callable[[Handle, Address], bool] | None,
+        tickets: Tickets | None,
     ) -> Endpoint:
         """Make it."""
 

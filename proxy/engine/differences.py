@@ -108,6 +108,12 @@ DIFFERENCES: Mapping[str, Difference] = {
         {"aioquic": "X25519, P-256", "native": "X25519MLKEM768, X25519, P-256"},
         "What the TLS libraries have.",
     ),
+    "tickets": Difference(
+        "quic",
+        "Session tickets that are resumed",
+        {"aioquic": "of aioquic, where the client shows one", "native": "of native, the first that the client shows"},
+        "A ticket holds the TLS library's own state. Processes that share a secret should have the same engine.",
+    ),
     "alerts": Difference(
         "quic",
         "The alert for a client certificate of a stranger; for one that is not for clients",

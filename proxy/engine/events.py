@@ -85,9 +85,12 @@ class ConnectionReady:
     sni: str | None
     alpn: str
     peer: Address
-    original_destination_cid: bytes
+    affinity: bytes
+    """The key of ``key: connection`` (``balancer.affinity.connection_key``); a resumed session's is that of its first connection."""
     tls_profile: Any  # a plain object; mypyc can't make a dataclass of that word
     """What ``select`` returned for this SNI (see ``engine/seam.py``)."""
+    resumed: bool
+    """By a session ticket (RFC 8446, section 2.2)."""
 
 
 @dataclass(slots=True)

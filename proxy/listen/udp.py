@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TypeAlias
 
-from balancer.affinity import connection_key
 from proxy.engine.events import ConnectionClosed, ConnectionReady, ConnectionStats, Event, PathChanged, RequestHead
 from proxy.engine.seam import Endpoint, Handle
 from proxy.errors import Reset
@@ -41,7 +40,7 @@ class QuicClient(ClientStreams):
         assert isinstance(ready.tls_profile, TlsProfile)
         self.tls = ready.tls_profile
         self.sni = ready.sni
-        self.affinity_key = connection_key(owner.services.secret, ready.original_destination_cid)
+        self.affinity_key = ready.affinity
         self.speaks("HTTP/3")
         self.age = begin_age(self.services, self.version, self._too_old, 2)
 
@@ -185,6 +184,9 @@ class UdpListener:
         assert client.tls is not None
         meters.sni_resolutions.cell(client.tls.domain).value += 1
         meters.http3_connections.cell().value += 1
+        meters.quic_resumed.cell().value += event.resumed
+        key = event.affinity.hex()
+        self.services.log.debug("connection began", client=event.peer[0], sni=event.sni, resumed=event.resumed, key=key)
         _, began = self._admitted[handle]
         meters.handshake_seconds.cell("quic").observe(self.services.clock() - began)
         meters.connections.cell(self.listener.name, "HTTP/3").value += 1

@@ -15,6 +15,7 @@ from aioquic.h3.connection import H3Connection
 from aioquic.quic import events as quic
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
+from aioquic.tls import SessionTicket
 
 from proxy.engine.events import Event
 from proxy.engine.quic.settings import QuicSettings
@@ -70,10 +71,11 @@ class Client:
         configuration = QuicConfiguration(is_client=True, server_name=name, **options)
         configuration.load_verify_locations(cadata=material(name).chain_pem if name else None)
         self.address = address
-        self.quic = QuicConnection(configuration=configuration)
+        self.tickets: list[SessionTicket] = []
+        self.quic = QuicConnection(configuration=configuration, session_ticket_handler=self.tickets.append)
         self.http = H3Connection(self.quic) if http else None
         self.answers: dict[int, Answer] = {}
-        self.ready = False
+        self.ready = self.resumed = False
         self.closed: quic.ConnectionTerminated | None = None
         self.on_ready: Callable[[], None] = lambda: None
         self.on_end: Callable[[int], None] = lambda _: None
@@ -92,6 +94,7 @@ class Client:
         while (event := self.quic.next_event()) is not None:
             if isinstance(event, quic.HandshakeCompleted):
                 self.ready = True
+                self.resumed = event.session_resumed
                 self.on_ready()
             elif isinstance(event, quic.ConnectionTerminated):
                 self.closed = event

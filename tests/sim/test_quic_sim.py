@@ -7,6 +7,7 @@ import tracemalloc
 
 import pytest
 
+from balancer.affinity import connection_key
 from proxy.engine.events import ConnectionClosed, ConnectionReady, Drained, PathChanged, RequestBody, RequestEnd, RequestHead, StreamReset
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.seam import HIGH_WATER, EngineLimits
@@ -244,7 +245,7 @@ def test_the_connection_is_told_ready_before_its_requests_and_closed_once() -> N
     assert [(one.sni, one.alpn, one.peer, one.tls_profile) for one in ready] == [
         ("a.example", "h3", client.address, world.profiles["a.example"])
     ]
-    assert ready[0].original_destination_cid == client.quic.original_destination_connection_id
+    assert ready[0].affinity == connection_key(b"s" * 16, client.quic.original_destination_connection_id)
     assert isinstance(world.events[0][1], ConnectionReady)
     client.quic.close(error_code=0x100)
     world.run(seconds=5)

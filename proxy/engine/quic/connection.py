@@ -23,6 +23,7 @@ from proxy.engine.h3_frames import NO_ERROR
 from proxy.engine.quic.abuse import CONTROL_BURST, CONTROL_RATE, EARNED_BY_PACKET, RESET_BURST, RESET_RATE, Budget
 from proxy.engine.quic.flow import DiscardingReceiver, ReceiveWindows
 from proxy.engine.quic.sending import Pacer, SendingConnection
+from proxy.engine.quic.sessions import Session
 from proxy.engine.quic.tls import Identities, ServerContext
 from proxy.engine.seam import EngineLimits
 
@@ -96,16 +97,10 @@ class Transport(SendingConnection):
     # For HTTP/3 and the endpoint
 
     @property
-    def sni(self) -> str | None:
-        """The lower-case name that the client asked for."""
+    def session(self) -> Session | None:
+        """What the ClientHello began; None before it."""
         context = self.tls
-        return context.sni if isinstance(context, ServerContext) else None
-
-    @property
-    def profile(self) -> object:
-        """The TLS profile in use; None before the ClientHello."""
-        context = self.tls
-        return context.profile if isinstance(context, ServerContext) else None
+        return context.session if isinstance(context, ServerContext) else None
 
     @property
     def begun(self) -> bool:
@@ -220,7 +215,7 @@ class Transport(SendingConnection):
         super()._initialize(peer_cid)
         context: Any = self.tls
         context.__class__ = ServerContext
-        context.adopt(self._identities)
+        context.adopt(self._identities, self.original_destination_connection_id)
 
     def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:  # noqa: FBT002  # the library's
         super()._parse_transport_parameters(data, from_session_ticket)
@@ -272,7 +267,7 @@ class Transport(SendingConnection):
         """The client's Finished has come: what TLS wrote into and what was sent again until then is of no more use.
 
         The library keeps three buffers of 16 KiB and the server's flight for as long as the connection lives, most of what an idle one
-        takes. Nothing is written into them any more: a client may say nothing more by CRYPTO, and tickets are not given.
+        takes. Nothing is written into them any more: a client may say nothing more by CRYPTO, and its tickets are on their way.
         """
         self._crypto_buffers = {}
         for epoch in (tls.Epoch.INITIAL, tls.Epoch.HANDSHAKE):

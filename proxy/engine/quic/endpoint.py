@@ -6,7 +6,7 @@ Pure: datagrams, time and randomness are arguments.
 Only connections with something to do are visited: those that datagrams, timers or verbs touched. Deadlines stand in a heap, at most one
 current entry for each connection; a later deadline leaves the entry where it is, and it is put right when it comes up.
 
-Retry, QUIC-LB, tickets and 0-RTT are not part of this: ``ids`` and ``_accept`` are where they belong.
+Retry and 0-RTT are not part of this: ``_accept`` is where they belong.
 """
 
 import heapq
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from aioquic.quic import events as quic
 from aioquic.quic.configuration import QuicConfiguration
 
-from proxy.engine.events import ConnectionClosed, ConnectionReady, Event, PathChanged
+from proxy.engine.events import ConnectionClosed, Event, PathChanged
 from proxy.engine.h3 import H3Connection
 from proxy.engine.h3_frames import NO_ERROR, FieldSections
 from proxy.engine.quic import packets
@@ -23,8 +23,10 @@ from proxy.engine.quic.connection import Transport
 from proxy.engine.quic.ids import Minter
 from proxy.engine.quic.reasons import reason
 from proxy.engine.quic.resets import Resets
+from proxy.engine.quic.sessions import ALPN, Sessions, configuration_epoch
 from proxy.engine.quic.settings import MIN_DATAGRAM, QuicSettings
-from proxy.engine.quic.tls import ALPN, CIPHERS, Identities
+from proxy.engine.quic.tickets import Tickets
+from proxy.engine.quic.tls import CIPHERS, Identities
 from proxy.engine.seam import Datagram, EngineLimits, Handle, Select, Transmit
 from proxy.errors import Reset
 from proxy.message import Address, Headers
@@ -63,7 +65,8 @@ class QuicEndpoint:
     """Implements ``seam.Endpoint``.
 
     *select* gives the TLS profile for an SNI; *secret* (16 bytes or more) keys what must not be guessed; *random_bytes* makes connection
-    IDs differ from one start to the next; *admit* says whether a new client may come in, by its address.
+    IDs differ from one start to the next; *admit* says whether a new client may come in, by its address; *tickets* makes session
+    tickets, where there are to be any.
     """
 
     version = "HTTP/3"
@@ -77,11 +80,12 @@ class QuicEndpoint:
         *,
         random_bytes: Callable[[int], bytes] = bytes,
         admit: Callable[[Handle, Address], bool] | None = None,
+        tickets: Tickets | None = None,
     ) -> None:
         self._limits = limits
         self._settings = settings
         self._keeps_alive = settings.keep_alive > 0
-        self._identities = Identities(select)
+        self._identities = Identities(Sessions(select, secret, tickets, configuration_epoch("aioquic", limits, settings)))
         self._admit = admit
         self._mint = Minter(secret, random_bytes, settings.routable)
         self._cid_bytes = self._mint.cid_bytes
@@ -89,7 +93,7 @@ class QuicEndpoint:
         self._sections = FieldSections()
         self._configuration = QuicConfiguration(
             is_client=False,
-            alpn_protocols=ALPN,
+            alpn_protocols=[ALPN],
             cipher_suites=CIPHERS,
             congestion_control_algorithm=_ALGORITHMS[settings.congestion_control],
             connection_id_length=self._cid_bytes,
@@ -371,9 +375,8 @@ class QuicEndpoint:
         self.handshakes -= 1
         peer, local = transport.settled_path() or connection.path
         connection.path = (peer, local)
-        original = transport.original_destination_connection_id
-        ready = ConnectionReady(transport.sni, event.alpn_protocol or ALPN[0], peer, original, transport.profile)
-        self._events.append((connection.handle, ready))
+        assert transport.session is not None
+        self._events.append((connection.handle, transport.session.ready(peer, resumed=event.session_resumed)))
         return http
 
     def _tell_closed(self, connection: _Connection, error: str, detail: str) -> None:

@@ -17,7 +17,9 @@ from proxy.engine.h3 import RESET_CODES
 from proxy.engine.quic import packets
 from proxy.engine.quic.ids import Minter
 from proxy.engine.quic.resets import Resets
+from proxy.engine.quic.sessions import Sessions, configuration_epoch
 from proxy.engine.quic.settings import QuicSettings
+from proxy.engine.quic.tickets import LIFETIME, TICKETS, Tickets
 from proxy.engine.seam import HIGH_WATER, LOW_WATER, EngineLimits, Handle, Select, Transmit
 from proxy.engine.validate import Malformed, pseudo_request, trailers
 from proxy.errors import Reset
@@ -45,6 +47,7 @@ class NativeEndpoint(qproxy_native.Endpoint):
         *,
         random_bytes: Callable[[int], bytes] = bytes,
         admit: Callable[[Handle, Address], bool] | None = None,
+        tickets: Tickets | None = None,
     ) -> Self:
         """See ``QuicEndpoint``."""
         mint = Minter(secret, random_bytes, settings.routable)
@@ -53,7 +56,8 @@ class NativeEndpoint(qproxy_native.Endpoint):
         self = super().__new__(
             cls,
             {
-                "select": select,
+                "begin": Sessions(select, secret, tickets, configuration_epoch("native", limits, settings)).begin,
+                "tickets": (TICKETS, LIFETIME) if tickets is not None else None,
                 "mint": mint,
                 "cid_bytes": mint.cid_bytes,
                 "reset": resets.answer,

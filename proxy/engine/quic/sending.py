@@ -95,6 +95,7 @@ class SendingConnection(QuicConnection):
         if not crypto.send.is_valid():
             return
         space = self._spaces[tls.Epoch.ONE_RTT]
+        tickets = self._crypto_streams[tls.Epoch.ONE_RTT]
         pacer = self._loss._pacer  # noqa: SLF001
         control_due = self._handshake_complete
         while True:
@@ -116,6 +117,8 @@ class SendingConnection(QuicConnection):
                 if self._probe_pending:
                     self._write_ping_frame(builder, comment="probe")
                     self._probe_pending = False
+                if not tickets.sender.buffer_is_empty:
+                    self._write_crypto_frame(builder=builder, space=space, stream=tickets)
                 if self._ready:
                     self._write_streams(builder)
             except QuicPacketBuilderStop:

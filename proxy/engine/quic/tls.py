@@ -1,10 +1,12 @@
-"""TLS 1.3 inside QUIC: the certificate by SNI, client certificates, and the limits of a handshake.
+"""TLS 1.3 inside QUIC: the certificate by SNI, tickets, client certificates, and the limits of a handshake.
 
-Knows aioquic's TLS context and what a TLS profile looks like. Knows no packets. Tickets and 0-RTT are not offered.
+Knows aioquic's TLS context and what a TLS profile looks like. Knows no packets. 0-RTT is not offered.
 """
 
+import struct
 from dataclasses import dataclass
-from typing import Any, Protocol
+from datetime import UTC, datetime
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from aioquic import tls
@@ -12,7 +14,8 @@ from aioquic._buffer import Buffer, BufferReadError, BufferWriteError
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from proxy.engine.seam import Select
+from proxy.engine.quic.sessions import ClientRule, Profile, Session, Sessions
+from proxy.engine.quic.tickets import LIFETIME, TICKETS
 
 CIPHERS = [
     tls.CipherSuite.AES_128_GCM_SHA256,
@@ -21,50 +24,14 @@ CIPHERS = [
 ]
 """In the server's order: every processor that serves has AES instructions, and 128 bits are enough (RFC 9325, section 4.2)."""
 
-ALPN = ["h3"]
-
 MAX_CHAIN = 8
 """Certificates in a client's chain."""
 
 _CLIENT_USES = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
+_STATE = struct.Struct(">H")  # the cipher suite; the rest of a ticket's state is the secret
+_BEGINNING, _END = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _UNRECOGNIZED_NAME = 112  # RFC 8446, section 6; aioquic's enumeration has both, as plain numbers here for the reader
 _CERTIFICATE_REQUIRED = 116
-
-
-class CertificateMaterial(Protocol):
-    """What is needed of ``snapshot.Certificate``."""
-
-    @property
-    def chain_pem(self) -> bytes:
-        """See there."""
-
-    @property
-    def key_pem(self) -> bytes:
-        """See there."""
-
-
-class ClientRule(Protocol):
-    """What is needed of ``snapshot.ClientCertificateRule``."""
-
-    @property
-    def ca_pem(self) -> bytes:
-        """See there."""
-
-    @property
-    def required(self) -> bool:
-        """See there."""
-
-
-class Profile(Protocol):
-    """What is needed of ``snapshot.TlsProfile``, which this layer may not import."""
-
-    @property
-    def certificate(self) -> CertificateMaterial:
-        """See there."""
-
-    @property
-    def client_rule(self) -> ClientRule | None:
-        """See there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,35 +45,36 @@ class Identity:
 
 
 class Identities:
-    """Chooses a profile by SNI; parses its PEM once, for as long as the profile lives."""
+    """Begins sessions with the identity of their profile; its PEM is parsed once, for as long as the profile lives."""
 
-    def __init__(self, select: Select) -> None:
-        self._select = select
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
         self._parsed: WeakKeyDictionary[Any, Identity] = WeakKeyDictionary()
 
-    def choose(self, sni: str | None) -> tuple[Profile, Identity] | None:
-        """The profile for a lower-case SNI and its identity, or None where the handshake is to be refused."""
-        profile: Any = self._select(sni)
-        if profile is None:
+    def begin(self, sni: str | None, original_destination_cid: bytes) -> tuple[Session, Identity] | None:
+        """As ``Sessions.begin``, with the identity to show."""
+        session = self._sessions.begin(sni, original_destination_cid)
+        if session is None:
             return None
-        identity = self._parsed.get(profile)
+        identity = self._parsed.get(session.profile)
         if identity is None:
-            identity = self._parsed[profile] = _parse(profile)
-        return profile, identity
+            identity = self._parsed[session.profile] = _parse(session.profile)
+        return session, identity
 
 
 class ServerContext(tls.Context):
     """aioquic's server side with our choices. Put in place of ``tls.Context`` once that was made: see ``Transport._initialize``."""
 
     identities: Identities
-    profile: Profile | None
-    sni: str | None
+    original_destination_cid: bytes
+    session: Session | None
     client_rule: ClientRule | None
 
-    def adopt(self, identities: Identities) -> None:
+    def adopt(self, identities: Identities, original_destination_cid: bytes) -> None:
         """Initialise what this class adds (the instance was made as its base class)."""
         self.identities = identities
-        self.profile = self.sni = self.client_rule = None
+        self.original_destination_cid = original_destination_cid
+        self.session = self.client_rule = None
 
     def handle_message(self, input_data: bytes, output_buf: dict[tls.Epoch, Buffer]) -> None:
         """As the base class, but whatever the library trips over in a client's bytes becomes an alert."""
@@ -120,17 +88,48 @@ class ServerContext(tls.Context):
     def _server_handle_hello(self, input_buf: Buffer, initial_buf: Buffer, handshake_buf: Buffer) -> None:
         name = tls.pull_client_hello(input_buf).server_name
         input_buf.seek(0)
-        self.sni = name.lower().removesuffix(".") if name else None
-        chosen = self.identities.choose(self.sni)
-        if chosen is None:
+        begun = self.identities.begin(name.lower().removesuffix(".") if name else None, self.original_destination_cid)
+        if begun is None:
             raise _alert(_UNRECOGNIZED_NAME, "no site has this name")
-        self.profile, identity = chosen
+        session, identity = begun
+        self.session = session
         self.certificate = identity.certificate
         self.certificate_chain = identity.chain
         self.certificate_private_key = identity.key
         self.client_rule = identity.client_rule
         self._request_client_certificate = identity.client_rule is not None
+        if session.tickets is not None:
+            self.get_session_ticket_cb = self._resume
         super()._server_handle_hello(input_buf, initial_buf, handshake_buf)
+
+    def _resume(self, ticket: bytes) -> tls.SessionTicket | None:
+        """The session of a client's ticket, whose age and terms were judged; the library compares the cipher."""
+        assert self.session is not None
+        state = self.session.open(ticket)
+        if state is None:
+            return None
+        return tls.SessionTicket(
+            age_add=0,
+            cipher_suite=tls.CipherSuite(_STATE.unpack_from(state)[0]),
+            not_valid_before=_BEGINNING,
+            not_valid_after=_END,
+            resumption_secret=state[_STATE.size :],
+            server_name="",
+            ticket=ticket,
+        )
+
+    def _server_handle_finished(self, input_buf: Buffer, output_buf: Buffer) -> None:
+        super()._server_handle_finished(input_buf, output_buf)
+        session = self.session
+        assert session is not None
+        if session.tickets is None or self._psk_key_exchange_mode is None:
+            return
+        for number in range(TICKETS):
+            age_add = int.from_bytes(session.tickets.random_bytes(4))
+            message = tls.NewSessionTicket(ticket_lifetime=LIFETIME, ticket_age_add=age_add, ticket_nonce=bytes([number]))
+            made = self._build_session_ticket(message, [])
+            message.ticket = session.seal(_STATE.pack(made.cipher_suite) + made.resumption_secret, resumed=self.session_resumed)
+            tls.push_new_session_ticket(output_buf, message)
 
     def _server_handle_certificate(self, input_buf: Buffer) -> None:
         super()._server_handle_certificate(input_buf)

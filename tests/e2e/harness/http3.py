@@ -12,6 +12,7 @@ from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamReset
+from aioquic.tls import SessionTicket
 
 from harness.authority import Authority
 from harness.spoken import note
@@ -220,13 +221,18 @@ async def http3(
     sni: str = "a.example.com",
     protocol: type[Http3] = Http3,
     asks: bool = False,
+    tickets: list[SessionTicket] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Http3]:
-    """Connect to 127.0.0.1:*port*; *settings* are aioquic's QuicConfiguration's. ``asks``: it does so ``where_it_is_silent``."""
+    """Connect to 127.0.0.1:*port*; *settings* are aioquic's QuicConfiguration's. ``asks``: it does so ``where_it_is_silent``.
+
+    *tickets* collects the session tickets that it is given; ``session_ticket`` of the settings is one to show.
+    """
     note("HTTP/3")
     configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, server_name=sni, **settings)
     configuration.load_verify_locations(cafile=str(authority.file))
-    async with connect("127.0.0.1", port, configuration=configuration, create_protocol=protocol) as client:
+    keep = tickets.append if tickets is not None else None
+    async with connect("127.0.0.1", port, configuration=configuration, create_protocol=protocol, session_ticket_handler=keep) as client:
         assert isinstance(client, Http3)
         asking = asyncio.ensure_future(client.ask_where_it_is_silent()) if asks else None
         try:

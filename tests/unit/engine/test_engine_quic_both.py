@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from aioquic.quic import connection as connection_module
 
+from balancer.affinity import connection_key
 from balancer.quic_lb import Codec, Layout
 from proxy.engine import choice
 from proxy.engine.events import (
@@ -332,7 +333,7 @@ def test_the_connection_is_told_ready_before_its_requests_and_closed_once(engine
     assert [(one.sni, one.alpn, one.peer, one.tls_profile) for one in ready] == [
         ("a.example", "h3", client.address, world.profiles["a.example"])
     ]
-    assert ready[0].original_destination_cid == client.quic.original_destination_connection_id
+    assert ready[0].affinity == connection_key(b"s" * 16, client.quic.original_destination_connection_id)
     assert isinstance(world.events[0][1], ConnectionReady)
     client.quic.close(error_code=0x100)
     world.run(lambda: not world.endpoint.connections, seconds=5)

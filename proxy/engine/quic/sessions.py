@@ -1,0 +1,125 @@
+"""The TLS session of a handshake: the profile that its SNI selects, the ticket that it resumes, and the tickets that it gives.
+
+Both engines ask here, so that what a ticket is bound to, and what a resumed connection gets again, is decided once. Knows no packets and
+no TLS library.
+"""
+
+from hashlib import blake2b
+from typing import Any, Protocol
+
+from balancer.affinity import connection_key
+from proxy.engine.events import ConnectionReady
+from proxy.engine.quic.settings import QuicSettings
+from proxy.engine.quic.tickets import Opened, Tickets
+from proxy.engine.seam import EngineLimits, Select
+from proxy.message import Address
+
+ALPN = "h3"
+
+
+class CertificateMaterial(Protocol):
+    """What is needed of ``snapshot.Certificate``."""
+
+    @property
+    def chain_pem(self) -> bytes:
+        """See there."""
+
+    @property
+    def key_pem(self) -> bytes:
+        """See there."""
+
+
+class ClientRule(Protocol):
+    """What is needed of ``snapshot.ClientCertificateRule``."""
+
+    @property
+    def ca_pem(self) -> bytes:
+        """See there."""
+
+    @property
+    def required(self) -> bool:
+        """See there."""
+
+
+class Profile(Protocol):
+    """What is needed of ``snapshot.TlsProfile``, which this layer may not import."""
+
+    @property
+    def certificate(self) -> CertificateMaterial:
+        """See there."""
+
+    @property
+    def client_rule(self) -> ClientRule | None:
+        """See there."""
+
+
+class Session:
+    """The session of one handshake, from the ClientHello on.
+
+    It has tickets where the listener gives them and the profile asks for no client certificate: one that was shown once must not count
+    for ever, and its rule may change.
+    """
+
+    __slots__ = ("_affinity", "_opened", "_terms", "_tickets", "profile", "sni")
+
+    def __init__(self, sni: str | None, profile: Profile, affinity: bytes, tickets: Tickets | None, terms: bytes) -> None:
+        self.sni = sni
+        self.profile = profile
+        self._affinity = affinity
+        self._tickets = tickets if profile.client_rule is None else None
+        self._terms = terms
+        self._opened: Opened | None = None
+
+    @property
+    def tickets(self) -> Tickets | None:
+        """Who makes the tickets of this session; None where it has none."""
+        return self._tickets
+
+    def open(self, ticket: bytes) -> bytes | None:
+        """The TLS library's state out of a ticket that may be resumed, else None."""
+        opened = self._opened = self._tickets.open(self._terms, ticket) if self._tickets is not None else None
+        return opened.state if opened is not None else None
+
+    def seal(self, state: bytes, *, resumed: bool) -> bytes:
+        """A ticket that holds the TLS library's *state*; empty: none is to be given."""
+        return self._tickets.seal(self._terms, self._key(resumed=resumed), state) if self._tickets is not None else b""
+
+    def ready(self, peer: Address, *, resumed: bool) -> ConnectionReady:
+        """The event that tells of it. *resumed*: the ticket that was opened is what the connection's keys come from."""
+        return ConnectionReady(self.sni, ALPN, peer, self._key(resumed=resumed), self.profile, resumed)
+
+    def _key(self, *, resumed: bool) -> bytes:
+        """The affinity key. A ticket's counts once TLS has proven that it is this client's: anybody can read one off the wire."""
+        return self._opened.affinity if resumed and self._opened is not None else self._affinity
+
+
+class Sessions:
+    """Begins the sessions of one endpoint, which has that configuration *epoch*."""
+
+    def __init__(self, select: Select, secret: bytes, tickets: Tickets | None, epoch: bytes) -> None:
+        self._select = select
+        self._secret = secret
+        self._tickets = tickets
+        self._epoch = epoch
+
+    def begin(self, sni: str | None, original_destination_cid: bytes) -> Session | None:
+        """The session of a client that asks for *sni* (lower case) and made up that connection ID; None: it is to be refused."""
+        profile: Any = self._select(sni)
+        if profile is None:
+            return None
+        terms = _packed(self._epoch, b"" if sni is None else b"=" + sni.encode(), ALPN.encode())
+        return Session(sni, profile, connection_key(self._secret, original_destination_cid), self._tickets, terms)
+
+
+def configuration_epoch(engine: str, limits: EngineLimits, settings: QuicSettings) -> bytes:
+    """Stands for what a client remembers of us with a ticket (RFC 9000, section 7.4.1; RFC 9114, section 7.2.4.2).
+
+    Equal in all processes of one configuration, and another one as soon as it changes: then old tickets resume nothing. *engine* names
+    the TLS library's form of state, which no other reads.
+    """
+    remembered = (limits.streams, limits.header_bytes, limits.stream_window, limits.connection_window, settings.idle_timeout)
+    return blake2b(repr((1, engine, remembered)).encode(), digest_size=16, person=b"quic ticket").digest()
+
+
+def _packed(*parts: bytes) -> bytes:
+    return b"".join(len(part).to_bytes(4) + part for part in parts)

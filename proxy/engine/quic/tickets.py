@@ -1,0 +1,109 @@
+"""Session tickets (RFC 8446, section 4.6.1), sealed under keys that follow from a secret and the time.
+
+Whoever has the secret reads them: a ticket of one process resumes at any other, before and after a restart, and no process keeps a
+session. Keys change with the time by themselves, so that nobody has to hand them around.
+
+What that costs: with the secret and a recorded handshake, its early data can be read, and with a client's ticket its server be played.
+Resumption always makes fresh keys besides (psk_dhe_ke), so nothing else can be read. The secret is to be kept as a private key is.
+
+Knows what a ticket says, and no TLS: what a TLS library needs to resume is bytes here. Pure: the clock and randomness are arguments.
+"""
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from balancer.affinity import KEY_BYTES as AFFINITY_BYTES
+
+LIFETIME = 24 * 3600
+"""Seconds for which a ticket resumes. RFC 8446 allows seven days; most clients that come back do so within one."""
+
+ROTATION = 6 * 3600
+"""Seconds for which a key seals. With random nonces it may do so 2**32 times (NIST SP 800-38D, section 8.3): 190,000 a second."""
+
+SKEW = 60
+"""Seconds by which the clocks of processes that share the secret may differ."""
+
+TICKETS = 2
+"""For each handshake: a client that uses each once (RFC 8446, appendix C.4) may open two connections at once when it comes back."""
+
+_PERIOD = struct.Struct(">I")
+_NONCE_BYTES, _TAG_BYTES = 12, 16
+_KEY_BYTES = 32
+_HEAD = struct.Struct(f">Q{AFFINITY_BYTES}s")
+
+OVERHEAD = _PERIOD.size + _NONCE_BYTES + _HEAD.size + _TAG_BYTES
+"""Bytes of a ticket besides the state that it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What an authentic ticket says."""
+
+    state: bytes
+    """As it was given to ``seal``."""
+    affinity: bytes
+    """The affinity key of the connection that it was given to."""
+    age: float
+    """Seconds since it was sealed."""
+
+
+class Tickets:
+    """Seals and opens tickets. *secret* is shared; *wall_clock* gives seconds since the epoch, *random_bytes* so many random bytes."""
+
+    def __init__(self, secret: bytes, wall_clock: Callable[[], float], random_bytes: Callable[[int], bytes]) -> None:
+        self._secret = secret
+        self._wall_clock = wall_clock
+        self.random_bytes = random_bytes
+        self._keys: dict[int, AESGCM] = {}
+
+    def seal(self, terms: bytes, affinity: bytes, state: bytes) -> bytes:
+        """A ticket that opens under the same *terms* only. *affinity*: a key of ``balancer.affinity``."""
+        now = self._wall_clock()
+        period = int(now // ROTATION)
+        nonce = self.random_bytes(_NONCE_BYTES)
+        content = _HEAD.pack(int(now * 1000), affinity) + state
+        return _PERIOD.pack(period) + nonce + self._key(period, now).encrypt(nonce, content, terms)
+
+    def open(self, terms: bytes, ticket: bytes) -> Opened | None:
+        """What *ticket* says; None where it is not from us, too old, or was sealed under other *terms*."""
+        if len(ticket) < OVERHEAD:
+            return None
+        now = self._wall_clock()
+        period = _PERIOD.unpack_from(ticket)[0]
+        if not _first_period(now) <= period <= _last_period(now):
+            return None
+        start = _PERIOD.size + _NONCE_BYTES
+        try:
+            content = self._key(period, now).decrypt(ticket[_PERIOD.size : start], ticket[start:], terms)
+        except InvalidTag:
+            return None
+        sealed_ms, affinity = _HEAD.unpack_from(content)
+        age = now - sealed_ms / 1000
+        return Opened(content[_HEAD.size :], affinity, max(age, 0.0)) if -SKEW <= age < LIFETIME else None
+
+    def _key(self, period: int, now: float) -> AESGCM:
+        key = self._keys.get(period)
+        if key is None:
+            for old in [old for old in self._keys if old < _first_period(now)]:
+                del self._keys[old]
+            key = self._keys[period] = AESGCM(derive_key(self._secret, period))
+        return key
+
+
+def derive_key(secret: bytes, period: int) -> bytes:
+    """The key of tickets sealed in [period * ROTATION, (period + 1) * ROTATION): HKDF-SHA256 (RFC 5869)."""
+    return HKDF(SHA256(), _KEY_BYTES, salt=None, info=b"qproxy quic ticket" + _PERIOD.pack(period)).derive(secret)
+
+
+def _first_period(now: float) -> int:
+    return int((now - LIFETIME) // ROTATION)
+
+
+def _last_period(now: float) -> int:
+    return int((now + SKEW) // ROTATION)
