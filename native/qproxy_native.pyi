@@ -20,6 +20,13 @@ class Settings(TypedDict):
     """Length of those connection IDs."""
     reset: Callable[[bytes, int, float], bytes | None]
     """(unknown connection ID, size of its packet, now) to the stateless reset that answers it."""
+    judge: Callable[[bytes, _Address, float, bool], tuple[bytes | None, bytes | None, bytes | None]]
+    """(a client's first datagram, its address, now, whether it may be answered) to the answer; or to the destination ID of its very first
+    packet, and the source ID of the Retry packet that it answers. None of these: the datagram is dropped."""
+    enter: Callable[[int, str], None]
+    """A handshake began, of a client at this host."""
+    leave: Callable[[int], None]
+    """It is complete or over."""
     admit: Callable[[int, _Address], bool] | None
     make_head: Callable[[int, _Headers, bool], tuple[object, int, int, bool]]
     """(stream, fields, end) to (event, 0, content length or -1, whether no body is to be sent) or (event, status, -1, False)."""
@@ -43,7 +50,6 @@ class Settings(TypedDict):
     """0: no PINGs."""
     keep_alive_idle: bool
     handshake_timeout: float
-    handshakes: int
     connections: int
     max_datagram_size: int
     """More than 1200: the path is probed for datagrams up to this size (RFC 8899)."""
@@ -56,8 +62,6 @@ class Endpoint:
     def __new__(cls, settings: Settings) -> Self: ...
     @property
     def connections(self) -> int: ...
-    @property
-    def handshakes(self) -> int: ...
     @property
     def dropped(self) -> int: ...
     @property

@@ -212,6 +212,9 @@ class App:
         settings = QuicSettings(
             idle_timeout=self._configuration.server.quic_idle,
             handshake_timeout=snapshot.timeouts.handshake,
+            handshakes=quic.handshakes,
+            handshakes_per_network=quic.handshakes_per_network,
+            retry=quic.retry,
             connections=snapshot.limits.connections,
             congestion_control=quic.congestion_control,
             keep_alive=quic.keep_alive.interval if quic.keep_alive is not None else 0.0,
@@ -219,8 +222,16 @@ class App:
             routable=quic.connection_ids.routable() if quic.connection_ids is not None else None,
         )
         make: MakeQuic = self._quic.load()
-        tickets = Tickets(self._secret, time.time, os.urandom) if quic.resumption else None
-        return make(self._select, snapshot.limits.engine, settings, self._secret, random_bytes=os.urandom, admit=admit, tickets=tickets)
+        return make(
+            self._select,
+            snapshot.limits.engine,
+            settings,
+            self._secret,
+            random_bytes=os.urandom,
+            admit=admit,
+            tickets=Tickets(self._secret, time.time, os.urandom) if quic.resumption else None,
+            wall=time.time,
+        )
 
     def _select(self, sni: str | None) -> TlsProfile | None:
         return self._services.snapshot.sni.select(sni)

@@ -38,7 +38,10 @@ class ProxyMetrics:
         "quic_path_changes",
         "quic_resets_sent",
         "quic_resumed",
+        "quic_retries",
+        "quic_retry",
         "quic_round_trip",
+        "quic_tokens",
         "rejected",
         "reloads",
         "server_up",
@@ -83,6 +86,11 @@ class ProxyMetrics:
         self.quic_resets_sent = counter("qproxy_quic_stateless_resets_total", "Packets of connections that are gone, answered with a reset")
         self.quic_resumed = counter("qproxy_quic_resumed_total", "QUIC connections that resumed a session by its ticket")
         self.quic_handshakes = gauge("qproxy_quic_handshakes", "QUIC handshakes now in progress", ("listener",))
+        self.quic_retries = counter("qproxy_quic_retries_total", "Clients asked to prove their address (Retry packets sent)")
+        self.quic_retry = gauge("qproxy_quic_retry", "1 while every new QUIC client is asked to prove its address, else 0", ("listener",))
+        self.quic_tokens = counter(
+            "qproxy_quic_retry_tokens_total", "Tokens that QUIC clients brought, by what was found (valid, or why not)", ("result",)
+        )
         self.quic_path_changes = counter("qproxy_quic_path_changes_total", "QUIC connections whose client changed its address")
         # of QUIC connections that ended, where the engine tells (the native one does)
         self.quic_round_trip = histogram("qproxy_quic_round_trip_seconds", "Smoothed round-trip time of a QUIC connection at its end")

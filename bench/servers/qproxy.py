@@ -62,6 +62,7 @@ def start(place: Place, build: Build, variant: Variant = PLAIN) -> Running:
         "state": str(folder / "state"),
         "log": {"access": variant.access_log},
         "timeouts": {"idle": "1h"},
+        "quic": {"handshakes_per_network": 1000},  # all clients of the bench are of one
     }
     pools = {"web": {"endpoints": [f"http://127.0.0.1:{behind(place, variant)}"]}}
     tls = {"certificate": str(place.certificate), "key": str(place.key)}

@@ -15,19 +15,19 @@ use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyDict, PyList};
-use quiche::ConnectionId;
+use quiche::{ConnectionId, RetryConnectionIds};
 use slab::Slab;
 
 use crate::connection::{Connection, GRAIN, KeepAlive};
 use crate::http3::{Http3, Limits};
 use crate::io::{Burst, MAX_BURST, MAX_SEGMENTS, Receiver, Sender, link_mtu};
 use crate::output::Chunk;
-use crate::packets::{self, Cid, LongHeader, MAX_CID, MIN_CLIENT_DCID, MIN_DATAGRAM};
-use crate::python::{self, Callbacks, Teller, setting};
+use crate::packets::{self, Cid, MAX_CID, MIN_DATAGRAM};
+use crate::python::{self, Arrival, Callbacks, Teller, setting};
 use crate::timers::Timers;
 use crate::tls::{self, Tls};
 
-/// Version negotiations and refusals for one batch of datagrams; the rest gets none.
+/// Version negotiations, Retry packets, refusals and resets for one batch of datagrams; the rest gets none.
 const STATELESS_ANSWERS: usize = 16;
 
 /// System calls of one `receive_fd`: enough to save turns of the event loop, few enough to stay fair to TCP.
@@ -130,7 +130,6 @@ pub struct Endpoint {
     limits: Limits,
     handshake_timeout: Duration,
     keep_alive: Option<KeepAlive>,
-    max_handshakes: usize,
     max_connections: usize,
     /// What the settings say; `MIN_DATAGRAM` leaves it to the link.
     max_datagram: usize,
@@ -152,9 +151,6 @@ pub struct Endpoint {
     serial: u64,
     answers: usize,
     refusing: bool,
-    /// Handshakes in progress.
-    #[pyo3(get)]
-    handshakes: usize,
     /// Datagrams that belonged nowhere, or came beyond a bound.
     #[pyo3(get)]
     dropped: u64,
@@ -183,7 +179,6 @@ impl Endpoint {
             handshake_timeout: Duration::try_from_secs_f64(setting(settings, "handshake_timeout")?)
                 .map_err(|error| PyValueError::new_err(error.to_string()))?,
             keep_alive: keep_alive(settings)?,
-            max_handshakes: setting(settings, "handshakes")?,
             max_connections: most.min(1 << SLOT_BITS),
             max_datagram,
             cid_bytes: setting(settings, "cid_bytes")?,
@@ -202,7 +197,6 @@ impl Endpoint {
             serial: 0,
             answers: STATELESS_ANSWERS,
             refusing: false,
-            handshakes: 0,
             dropped: 0,
         })
     }
@@ -502,18 +496,30 @@ impl Endpoint {
             }
             return Ok(None);
         }
-        let Some(original) = original_of(&header).filter(|_| self.handshakes < self.max_handshakes) else {
+        let long_ids = header.source.len() > MAX_CID;
+        let Some(destination) = Cid::new(header.destination).filter(|_| header.initial && !long_ids) else {
             self.dropped += 1;
             return Ok(None);
         };
+        if self.refusing || self.entries.len() >= self.max_connections {
+            self.refuse(py, data, from, to)?;
+            return Ok(None);
+        }
+        let (original, retry_source) = match self.callbacks.judge(py, data, from, self.clock.1, self.answers > 0)? {
+            Arrival::Enter { original, retry_source } => (original, retry_source),
+            Arrival::Answer(answer) => {
+                self.answer(&answer, from, to);
+                return Ok(None);
+            }
+            Arrival::Drop => {
+                self.dropped += 1;
+                return Ok(None);
+            }
+        };
         let slot = self.entries.vacant_key();
         let handle = (self.serial + 1) << SLOT_BITS | slot as u64;
-        let full = self.entries.len() >= self.max_connections;
-        if self.refusing || full || !self.callbacks.admit(py, handle, from)? {
-            match if self.answers > 0 { self.callbacks.refuse(py, data)? } else { None } {
-                Some(answer) => self.answer(&answer, from, to),
-                None => self.dropped += 1,
-            }
+        if !self.callbacks.admit(py, handle, from)? {
+            self.refuse(py, data, from, to)?;
             return Ok(None);
         }
         self.serial += 1;
@@ -522,21 +528,39 @@ impl Endpoint {
         let largest = self.largest_from(to.ip());
         self.config.set_max_send_udp_payload_size(largest);
         self.config.discover_pmtu(largest > MIN_DATAGRAM);
-        let mut quic = quiche::accept(&ConnectionId::from_ref(cid.as_slice()), None, to, from, &mut self.config)
-            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let scid = ConnectionId::from_ref(cid.as_slice());
+        let quic = match &retry_source {
+            None => quiche::accept(&scid, None, to, from, &mut self.config),
+            Some(source) => {
+                let original_destination_cid = &ConnectionId::from_ref(original.as_slice());
+                let retry_source_cid = &ConnectionId::from_ref(source.as_slice());
+                let retry = RetryConnectionIds { original_destination_cid, retry_source_cid };
+                quiche::accept_with_retry(&scid, retry, to, from, &mut self.config)
+            }
+        };
+        let mut quic = quic.map_err(|error| PyValueError::new_err(error.to_string()))?;
         tls::prepare(quic.as_mut(), original);
         self.by_cid.insert(cid, slot);
-        self.by_cid.insert(original, slot);
+        self.by_cid.insert(destination, slot);
         self.entries.insert(Box::new(Entry {
             connection: Connection::new(quic, from, self.handshake_timeout, self.keep_alive),
             handle,
-            cids: vec![cid, original],
+            cids: vec![cid, destination],
             timer: None,
             dirty: false,
             touched: false,
         }));
-        self.handshakes += 1;
+        self.callbacks.enter(py, handle, from)?;
         Ok(Some(slot))
+    }
+
+    /// Tell a client that it may not come in.
+    fn refuse(&mut self, py: Python<'_>, data: &[u8], from: SocketAddr, to: SocketAddr) -> PyResult<()> {
+        match if self.answers > 0 { self.callbacks.refuse(py, data)? } else { None } {
+            Some(answer) => self.answer(&answer, from, to),
+            None => self.dropped += 1,
+        }
+        Ok(())
     }
 
     /// Where path MTU discovery ends.
@@ -648,8 +672,8 @@ impl Endpoint {
         };
         let outcome = guarded(|| action(entry, &self.limits, &mut teller, &mut self.scratch));
         let Teller { ready, closed, failed, .. } = teller;
-        if !was_ready {
-            self.handshakes -= usize::from(ready || closed);
+        if !was_ready && (ready || closed) {
+            self.callbacks.leave(py, entry.handle)?;
         }
         if ready {
             tls::forget(entry.connection.quic.as_mut());
@@ -758,7 +782,7 @@ impl Endpoint {
             return Ok(());
         }
         if !entry.connection.was_ready() {
-            self.handshakes -= 1;
+            self.callbacks.leave(py, entry.handle)?;
             if error == "not_authentic" && !self.callbacks.counts() {
                 return Ok(()); // nobody knows of it
             }
@@ -795,12 +819,6 @@ fn fill(connection: &mut Connection, outgoing: &mut Outgoing, largest: usize, li
             return true;
         }
     }
-}
-
-/// The connection ID that a client made up for its first packet; None for a packet that may begin no connection.
-fn original_of(header: &LongHeader<'_>) -> Option<Cid> {
-    let long_enough = header.destination.len() >= MIN_CLIENT_DCID;
-    (header.initial && long_enough && header.source.len() <= MAX_CID).then(|| Cid::new(header.destination)).flatten()
 }
 
 fn configure(settings: &Bound<'_, PyDict>, tls: &Tls, limits: &Limits) -> Result<quiche::Config, Box<dyn std::error::Error>> {

@@ -5,9 +5,6 @@ use std::hash::{Hash, Hasher};
 /// Longest connection ID of version 1 (RFC 9000, section 17.2).
 pub const MAX_CID: usize = 20;
 
-/// Shortest destination ID that a client may make up for its first packet (RFC 9000, section 7.2).
-pub const MIN_CLIENT_DCID: usize = 8;
-
 /// Smallest datagram with a client's Initial, and what every path carries (RFC 9000, section 14).
 pub const MIN_DATAGRAM: usize = 1200;
 

@@ -7,11 +7,24 @@ use std::net::SocketAddr;
 use pyo3::exceptions::PyKeyError;
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{IntoPyDict, PyBytes, PyDict, PyList, PyTuple};
 use quiche::h3::{Header, NameValue};
 
 use crate::http3::{Application, Change, Seen, Verdict};
 use crate::packets::Cid;
+
+/// What becomes of a client's first packet.
+pub enum Arrival {
+    /// It may begin a handshake. `original` is the destination ID of its very first packet; `retry_source` the source ID of the Retry packet
+    /// that it answers, which proves its address.
+    Enter {
+        original: Cid,
+        retry_source: Option<Cid>,
+    },
+    Answer(Vec<u8>),
+    Drop,
+}
 
 /// The classes of events and the callables that the endpoint was given.
 pub struct Callbacks {
@@ -28,6 +41,9 @@ pub struct Callbacks {
     mint: Py<PyAny>,
     reset: Py<PyAny>,
     refuse: Py<PyAny>,
+    judge: Py<PyAny>,
+    enter: Py<PyAny>,
+    leave: Py<PyAny>,
     admit: Option<Py<PyAny>>,
     transmit: Py<PyAny>,
 }
@@ -62,6 +78,9 @@ impl Callbacks {
             mint: setting(settings, "mint")?,
             reset: setting(settings, "reset")?,
             refuse: setting(settings, "refuse")?,
+            judge: setting(settings, "judge")?,
+            enter: setting(settings, "enter")?,
+            leave: setting(settings, "leave")?,
             admit: setting(settings, "admit")?,
             transmit: setting(settings, "transmit")?,
         })
@@ -73,8 +92,43 @@ impl Callbacks {
     /// Those of the callable, and for an ID or a token of a wrong length.
     pub fn mint(&self, py: Python<'_>) -> PyResult<(Cid, u128)> {
         let (cid, token): (Vec<u8>, [u8; 16]) = self.mint.bind(py).call0()?.extract()?;
-        let cid = Cid::new(&cid).ok_or_else(|| PyKeyError::new_err("a connection ID has at most 20 bytes"))?;
-        Ok((cid, u128::from_be_bytes(token)))
+        Ok((connection_id(&cid)?, u128::from_be_bytes(token)))
+    }
+
+    /// What to do with the Initial of a client that nobody knows.
+    ///
+    /// # Errors
+    /// Those of the callable.
+    pub fn judge(&self, py: Python<'_>, datagram: &[u8], peer: SocketAddr, now: f64, may_answer: bool) -> PyResult<Arrival> {
+        type Judged = (Option<PyBackedBytes>, Option<PyBackedBytes>, Option<PyBackedBytes>);
+        let judged = self.judge.bind(py).call1((PyBytes::new(py, datagram), address(peer), now, may_answer))?;
+        let (answer, original, source): Judged = judged.extract()?;
+        Ok(match (answer, original) {
+            (Some(answer), _) => Arrival::Answer(answer.to_vec()),
+            (None, Some(original)) => Arrival::Enter {
+                original: connection_id(&original)?,
+                retry_source: source.map(|source| connection_id(&source)).transpose()?,
+            },
+            (None, None) => Arrival::Drop,
+        })
+    }
+
+    /// A handshake began.
+    ///
+    /// # Errors
+    /// Those of the callable.
+    pub fn enter(&self, py: Python<'_>, handle: u64, peer: SocketAddr) -> PyResult<()> {
+        self.enter.bind(py).call1((handle, peer.ip().to_string()))?;
+        Ok(())
+    }
+
+    /// It is complete or over.
+    ///
+    /// # Errors
+    /// Those of the callable.
+    pub fn leave(&self, py: Python<'_>, handle: u64) -> PyResult<()> {
+        self.leave.bind(py).call1((handle,))?;
+        Ok(())
     }
 
     /// Who admits has to know: a client that was counted and is not to be a connection.
@@ -131,6 +185,10 @@ impl Callbacks {
     pub fn transmit<'py>(&self, py: Python<'py>, data: &[u8], to: SocketAddr, from: SocketAddr) -> PyResult<Bound<'py, PyAny>> {
         self.transmit.bind(py).call1((PyBytes::new(py, data), address(to), address(from)))
     }
+}
+
+fn connection_id(bytes: &[u8]) -> PyResult<Cid> {
+    Cid::new(bytes).ok_or_else(|| PyKeyError::new_err("a connection ID has at most 20 bytes"))
 }
 
 /// As Python has addresses.

@@ -102,6 +102,7 @@ class MakeQuic(Protocol):
         random_bytes: Callable[[int], bytes],
         admit: Callable[[Handle, Address], bool] | None,
         tickets: Tickets | None,
+        wall: Callable[[], float],
     ) -> Endpoint:
         """Make it."""
 

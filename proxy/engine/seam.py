@@ -5,7 +5,7 @@ everything and says how much is queued; above ``HIGH_WATER`` the caller stops it
 no partial-write loop exists above an engine.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -130,6 +130,20 @@ class Transmit:
     local: Address
 
 
+@dataclass(frozen=True, slots=True)
+class FirstPackets:
+    """What became of the first packets of clients, counted from the endpoint's start."""
+
+    retries: int
+    """Retry packets sent (RFC 9000, section 8.1.2)."""
+    tokens: Mapping[str, int]
+    """Tokens that clients brought, by ``valid`` or what was wrong with them (``quic/retry.py``)."""
+    limits_hit: Mapping[str, int]
+    """Packets that were dropped, by the bound that they hit: ``handshakes``, ``handshakes_per_network``."""
+    asking: bool
+    """Clients have to prove their address now, whatever their network."""
+
+
 Handle: TypeAlias = int
 """Names a QUIC connection of an endpoint: small, never reused within a process."""
 
@@ -181,6 +195,9 @@ class Endpoint(Protocol):
     @property
     def handshakes(self) -> int:
         """Handshakes in progress."""
+
+    def first_packets(self, now: float) -> FirstPackets:
+        """How it went with clients that nobody knew yet. For metrics: not for every turn."""
 
     @property
     def dropped(self) -> int:

@@ -19,6 +19,7 @@ from proxy.listen.batch import joined
 from proxy.listen.client import ClientStreams
 from proxy.listen.datagrams import Datagrams, Fast, Portable, is_fast
 from proxy.listen.limits import AcceptLimits
+from proxy.listen.totals import Totals
 from proxy.listen.udp_socket import UdpSocket
 from proxy.message import Address, Headers
 from proxy.observe import Cell
@@ -108,7 +109,7 @@ class UdpListener:
             Fast(self.endpoint, sock.fileno()) if is_fast(self.endpoint) else Portable(self.endpoint, self._socket, services.log)
         )
         self._counted_in = self._counted_out = 0
-        self._shown_dropped = self._shown_resets = 0
+        self._totals = Totals()
         self._waits_for_room = False
         self._loop = asyncio.get_running_loop()
         self._flush_scheduled = False
@@ -121,12 +122,17 @@ class UdpListener:
 
     def show(self) -> None:
         """A hook for ``Metrics.before_read``: what the endpoint counts by itself."""
-        meters, endpoint = self.services.meters, self.endpoint
-        dropped, resets = endpoint.dropped, endpoint.resets_sent
-        meters.quic_dropped.cell().value += dropped - self._shown_dropped
-        meters.quic_resets_sent.cell().value += resets - self._shown_resets
-        self._shown_dropped, self._shown_resets = dropped, resets
+        meters, endpoint, tell = self.services.meters, self.endpoint, self._totals.tell
+        tell(meters.quic_dropped.cell(), endpoint.dropped)
+        tell(meters.quic_resets_sent.cell(), endpoint.resets_sent)
         meters.quic_handshakes.cell(self.listener.name).value = endpoint.handshakes
+        first = endpoint.first_packets(self.services.clock())
+        tell(meters.quic_retries.cell(), first.retries)
+        meters.quic_retry.cell(self.listener.name).value = int(first.asking)
+        for result, count in first.tokens.items():
+            tell(meters.quic_tokens.cell(result), count)
+        for limit, count in first.limits_hit.items():
+            tell(meters.limits_hit.cell(limit), count)
 
     def _admit(self, handle: Handle, peer: Address) -> bool:
         """Whether a new connection may begin; it is counted until it closes, under the address that it came from."""

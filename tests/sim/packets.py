@@ -7,11 +7,21 @@ from aioquic.quic.packet_builder import QuicPacketBuilder
 from tests.sim.hostile import v
 
 
-def initial(dcid: bytes = b"d" * 8, payload: bytes = b"\1", *, scid: bytes = b"s" * 8, number: int = 0, version: int = 1) -> bytes:
+def initial(  # what such a packet is made of
+    dcid: bytes = b"d" * 8,
+    payload: bytes = b"\1",
+    *,
+    scid: bytes = b"s" * 8,
+    number: int = 0,
+    version: int = 1,
+    token: bytes = b"",
+) -> bytes:
     """An Initial packet in a datagram of 1200 bytes, with frames of our own."""
     keys = CryptoPair()
     keys.setup_initial(cid=dcid, is_client=True, version=version)
-    builder = QuicPacketBuilder(host_cid=scid, peer_cid=dcid, version=version, is_client=True, max_datagram_size=1200, packet_number=number)
+    builder = QuicPacketBuilder(
+        host_cid=scid, peer_cid=dcid, peer_token=token, version=version, is_client=True, max_datagram_size=1200, packet_number=number
+    )
     builder.start_packet(QuicPacketType.INITIAL, keys)
     builder._buffer.push_bytes(payload)
     return builder.flush()[0][0]

@@ -22,6 +22,7 @@ from aioquic.quic.stream import QuicStream, QuicStreamReceiver
 from proxy.engine.h3_frames import NO_ERROR
 from proxy.engine.quic.abuse import CONTROL_BURST, CONTROL_RATE, EARNED_BY_PACKET, RESET_BURST, RESET_RATE, Budget
 from proxy.engine.quic.flow import DiscardingReceiver, ReceiveWindows
+from proxy.engine.quic.gate import Arrival
 from proxy.engine.quic.sending import Pacer, SendingConnection
 from proxy.engine.quic.sessions import Session
 from proxy.engine.quic.tls import Identities, ServerContext
@@ -64,7 +65,11 @@ _QUIET: Any = _Quiet()
 
 
 class Transport(SendingConnection):
-    """One QUIC connection, server side. ``mint`` gives a fresh connection ID with its stateless reset token."""
+    """One QUIC connection, server side. ``mint`` gives a fresh connection ID with its stateless reset token.
+
+    A client that answers a Retry has a validated address: from the start it is sent as much as congestion control allows (RFC 9000,
+    section 8.1).
+    """
 
     def __init__(
         self,
@@ -72,9 +77,13 @@ class Transport(SendingConnection):
         identities: Identities,
         limits: EngineLimits,
         mint: Callable[[], tuple[bytes, bytes]],
-        original_destination_cid: bytes,
+        arrival: Arrival,
     ) -> None:
-        super().__init__(configuration=configuration, original_destination_connection_id=original_destination_cid)
+        super().__init__(
+            configuration=configuration,
+            original_destination_connection_id=arrival.original,
+            retry_source_connection_id=arrival.retry_source,
+        )
         self._logger = _QUIET
         self._loss._logger = None  # noqa: SLF001  # its lines are for people who debug aioquic
         self._loss._pacer = Pacer(max_datagram_size=configuration.max_datagram_size)  # noqa: SLF001
@@ -213,6 +222,8 @@ class Transport(SendingConnection):
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
+        if self._retry_source_connection_id is not None:
+            self._network_paths[0].is_validated = True
         context: Any = self.tls
         context.__class__ = ServerContext
         context.adopt(self._identities, self.original_destination_connection_id)

@@ -6,7 +6,7 @@ Pure: datagrams, time and randomness are arguments.
 Only connections with something to do are visited: those that datagrams, timers or verbs touched. Deadlines stand in a heap, at most one
 current entry for each connection; a later deadline leaves the entry where it is, and it is put right when it comes up.
 
-Retry and 0-RTT are not part of this: ``_accept`` is where they belong.
+Who may begin a handshake ``gate`` says. 0-RTT is not part of this.
 """
 
 import heapq
@@ -20,6 +20,7 @@ from proxy.engine.h3 import H3Connection
 from proxy.engine.h3_frames import NO_ERROR, FieldSections
 from proxy.engine.quic import packets
 from proxy.engine.quic.connection import Transport
+from proxy.engine.quic.gate import Arrival, Gate
 from proxy.engine.quic.ids import Minter
 from proxy.engine.quic.reasons import reason
 from proxy.engine.quic.resets import Resets
@@ -27,12 +28,12 @@ from proxy.engine.quic.sessions import ALPN, Sessions, configuration_epoch
 from proxy.engine.quic.settings import MIN_DATAGRAM, QuicSettings
 from proxy.engine.quic.tickets import Tickets
 from proxy.engine.quic.tls import CIPHERS, Identities
-from proxy.engine.seam import Datagram, EngineLimits, Handle, Select, Transmit
+from proxy.engine.seam import Datagram, EngineLimits, FirstPackets, Handle, Select, Transmit
 from proxy.errors import Reset
 from proxy.message import Address, Headers
 
 STATELESS_ANSWERS = 16
-"""Version negotiations and refusals for one batch of datagrams; the rest gets none."""
+"""Version negotiations, Retry packets, refusals and resets for one batch of datagrams; the rest gets none."""
 
 GOAWAY_LINGER = 0.25
 """Seconds between the last acknowledged response after GOAWAY and the close, for GOAWAY to arrive."""
@@ -66,7 +67,8 @@ class QuicEndpoint:
 
     *select* gives the TLS profile for an SNI; *secret* (16 bytes or more) keys what must not be guessed; *random_bytes* makes connection
     IDs differ from one start to the next; *admit* says whether a new client may come in, by its address; *tickets* makes session
-    tickets, where there are to be any.
+    tickets, where there are to be any; *wall* is the time of day, in seconds since 1970, by which processes with the same secret agree
+    on the age of a token.
     """
 
     version = "HTTP/3"
@@ -81,6 +83,7 @@ class QuicEndpoint:
         random_bytes: Callable[[int], bytes] = bytes,
         admit: Callable[[Handle, Address], bool] | None = None,
         tickets: Tickets | None = None,
+        wall: Callable[[], float] = float,
     ) -> None:
         self._limits = limits
         self._settings = settings
@@ -90,6 +93,7 @@ class QuicEndpoint:
         self._mint = Minter(secret, random_bytes, settings.routable)
         self._cid_bytes = self._mint.cid_bytes
         self._resets = Resets(self._mint, random_bytes)
+        self._gate = Gate(settings, secret, self._mint, random_bytes, wall)
         self._sections = FieldSections()
         self._configuration = QuicConfiguration(
             is_client=False,
@@ -112,8 +116,6 @@ class QuicEndpoint:
         self._events: list[tuple[Handle, Event]] = []
         self._last_handle = 0
         self._refusing = False
-        self.handshakes = 0
-        """Handshakes in progress."""
         self.dropped = 0
         """Datagrams that belonged nowhere, or came beyond a bound."""
 
@@ -146,7 +148,7 @@ class QuicEndpoint:
                 connection.transport.close(error_code=1, frame_type=0, reason_phrase=type(error).__name__)
             if not connection.transport.begun:  # no authentic packet: nothing is kept for it
                 self.dropped += 1
-                self.handshakes -= 1
+                self._gate.leave(connection.handle)
                 self._remove(connection)
                 if self._admit is not None:  # who admitted it has counted it
                     self._events.append((connection.handle, ConnectionClosed("not_authentic", "")))
@@ -265,6 +267,15 @@ class QuicEndpoint:
         """Connections that are alive, handshakes included."""
         return len(self._by_handle)
 
+    @property
+    def handshakes(self) -> int:
+        """Handshakes in progress."""
+        return self._gate.handshakes
+
+    def first_packets(self, now: float) -> FirstPackets:
+        """How it went with clients that nobody knew yet."""
+        return self._gate.first_packets(now)
+
     def _http(self, handle: Handle) -> H3Connection | None:
         connection = self._by_handle.get(handle)
         if connection is None or connection.closed:
@@ -288,18 +299,25 @@ class QuicEndpoint:
             else:
                 self.dropped += 1
             return None
-        known = packets.MIN_CLIENT_DCID <= len(header.destination) <= packets.MAX_CID and len(header.source) <= packets.MAX_CID
-        if not header.initial or not known or self.handshakes >= self._settings.handshakes:
+        if not header.initial or max(len(header.destination), len(header.source)) > packets.MAX_CID:
             self.dropped += 1
             return None
-        full = len(self._by_handle) >= self._settings.connections
-        if self._refusing or full or (self._admit is not None and not self._admit(self._last_handle + 1, datagram.peer)):
-            if may_answer:
-                answer = packets.connection_refused(header, self._mint()[0])
-                self._answers.append(Transmit(answer, datagram.peer, datagram.local))
-            else:
-                self.dropped += 1
+        if self._refusing or len(self._by_handle) >= self._settings.connections:
+            self._refuse(header, datagram, may_answer)
             return None
+        judged = self._gate.judge(header, datagram.peer, now, may_answer=may_answer)
+        if not isinstance(judged, Arrival):
+            if judged is None:
+                self.dropped += 1
+            else:
+                self._answers.append(Transmit(judged, datagram.peer, datagram.local))
+            return None
+        if self._admit is not None and not self._admit(self._last_handle + 1, datagram.peer):
+            self._refuse(header, datagram, may_answer)
+            return None
+        return self._begin(header, datagram, judged, now)
+
+    def _begin(self, header: packets.LongHeader, datagram: Datagram, arrival: Arrival, now: float) -> _Connection:
         self._last_handle += 1
         minted: set[bytes] = set()
         connection: _Connection | None = None
@@ -313,15 +331,22 @@ class QuicEndpoint:
                 self._by_cid[cid] = connection
             return cid, token
 
-        transport = Transport(self._configuration, self._identities, self._limits, mint, header.destination)
+        transport = Transport(self._configuration, self._identities, self._limits, mint, arrival)
         connection = _Connection(self._last_handle, transport, (datagram.peer, datagram.local), now + self._settings.handshake_timeout)
         connection.cids = minted
         minted.add(header.destination)
         for cid in minted:
             self._by_cid[cid] = connection
         self._by_handle[connection.handle] = connection
-        self.handshakes += 1
+        self._gate.enter(connection.handle, datagram.peer[0])
         return connection
+
+    def _refuse(self, header: packets.LongHeader, datagram: Datagram, may_answer: bool) -> None:
+        if may_answer:
+            answer = packets.refusal(header, self._mint()[0], packets.CONNECTION_REFUSED)
+            self._answers.append(Transmit(answer, datagram.peer, datagram.local))
+        else:
+            self.dropped += 1
 
     def _reset_unknown(self, cid: bytes, datagram: Datagram, may_answer: bool, now: float) -> None:
         """A packet of a connection that is gone."""
@@ -372,7 +397,7 @@ class QuicEndpoint:
         connection.ready = True
         connection.complete_by = None
         connection.pinged_at = now
-        self.handshakes -= 1
+        self._gate.leave(connection.handle)
         peer, local = transport.settled_path() or connection.path
         connection.path = (peer, local)
         assert transport.session is not None
@@ -385,7 +410,7 @@ class QuicEndpoint:
         connection.closed = True
         connection.http = None
         if not connection.ready:
-            self.handshakes -= 1
+            self._gate.leave(connection.handle)
             error = error or "closed"
         self._events.append((connection.handle, ConnectionClosed(error, detail)))
 

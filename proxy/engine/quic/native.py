@@ -15,12 +15,13 @@ from proxy.engine import events
 from proxy.engine.events import Event, Rejected
 from proxy.engine.h3 import RESET_CODES
 from proxy.engine.quic import packets
+from proxy.engine.quic.gate import Arrival, Gate
 from proxy.engine.quic.ids import Minter
 from proxy.engine.quic.resets import Resets
 from proxy.engine.quic.sessions import Sessions, configuration_epoch
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.quic.tickets import LIFETIME, TICKETS, Tickets
-from proxy.engine.seam import HIGH_WATER, LOW_WATER, EngineLimits, Handle, Select, Transmit
+from proxy.engine.seam import HIGH_WATER, LOW_WATER, EngineLimits, FirstPackets, Handle, Select, Transmit
 from proxy.engine.validate import Malformed, pseudo_request, trailers
 from proxy.errors import Reset
 from proxy.message import Address, Headers
@@ -37,6 +38,7 @@ class NativeEndpoint(qproxy_native.Endpoint):
 
     version = "HTTP/3"
     _resets: Resets
+    _gate: Gate
 
     def __new__(  # noqa: PLR0913  # the signature that the engines share
         cls,
@@ -48,10 +50,12 @@ class NativeEndpoint(qproxy_native.Endpoint):
         random_bytes: Callable[[int], bytes] = bytes,
         admit: Callable[[Handle, Address], bool] | None = None,
         tickets: Tickets | None = None,
+        wall: Callable[[], float] = float,
     ) -> Self:
         """See ``QuicEndpoint``."""
         mint = Minter(secret, random_bytes, settings.routable)
         resets = Resets(mint, random_bytes)
+        gate = Gate(settings, secret, mint, random_bytes, wall)
         control = settings.congestion_control
         self = super().__new__(
             cls,
@@ -61,6 +65,9 @@ class NativeEndpoint(qproxy_native.Endpoint):
                 "mint": mint,
                 "cid_bytes": mint.cid_bytes,
                 "reset": resets.answer,
+                "judge": judging(gate),
+                "enter": gate.enter,
+                "leave": gate.leave,
                 "admit": admit,
                 "make_head": head_maker(limits),
                 "make_trailers": trailers_maker(limits),
@@ -78,14 +85,23 @@ class NativeEndpoint(qproxy_native.Endpoint):
                 "keep_alive": settings.keep_alive,
                 "keep_alive_idle": settings.keep_alive_idle,
                 "handshake_timeout": settings.handshake_timeout,
-                "handshakes": settings.handshakes,
                 "connections": settings.connections,
                 "max_datagram_size": settings.max_datagram_size,
                 "congestion_control": AUTO_CONGESTION_CONTROL if control == "auto" else control,
             },
         )
         self._resets = resets
+        self._gate = gate
         return self
+
+    @property
+    def handshakes(self) -> int:
+        """Handshakes in progress."""
+        return self._gate.handshakes
+
+    def first_packets(self, now: float) -> FirstPackets:
+        """How it went with clients that nobody knew yet."""
+        return self._gate.first_packets(now)
 
     @property
     def resets_sent(self) -> int:
@@ -127,11 +143,27 @@ def trailers_maker(limits: EngineLimits) -> Callable[[int, Headers], Headers | R
     return make_trailers
 
 
+def judging(gate: Gate) -> Callable[[bytes, Address, float, bool], tuple[bytes | None, bytes | None, bytes | None]]:
+    """Says by what to answer a client's first datagram.
+
+    Or lets it in: by the destination ID of its very first packet, and the source ID of the Retry packet that it answers. Or says nothing.
+    """
+
+    def judge(datagram: bytes, peer: Address, now: float, may_answer: bool) -> tuple[bytes | None, bytes | None, bytes | None]:
+        header = packets.read_long_header(datagram)
+        judged = gate.judge(header, peer, now, may_answer=may_answer) if header and header.initial else None
+        if isinstance(judged, Arrival):
+            return None, judged.original, judged.retry_source
+        return judged, None, None
+
+    return judge
+
+
 def refuser(mint: Minter) -> Callable[[bytes], bytes | None]:
     """Answers a client's first datagram with CONNECTION_REFUSED."""
 
     def refuse(datagram: bytes) -> bytes | None:
         header = packets.read_long_header(datagram)
-        return packets.connection_refused(header, mint()[0]) if header else None
+        return packets.refusal(header, mint()[0], packets.CONNECTION_REFUSED) if header else None
 
     return refuse

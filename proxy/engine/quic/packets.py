@@ -1,4 +1,4 @@
-"""Packets outside any connection: where a datagram belongs, version negotiation, refusal.
+"""Packets outside any connection: where a datagram belongs, version negotiation, Retry, refusal.
 
 Reads only what no version of QUIC may change (RFC 8999) and the type bits of versions 1 and 2. Keeps no state.
 """
@@ -6,7 +6,7 @@ Reads only what no version of QUIC may change (RFC 8999) and the type bits of ve
 from dataclasses import dataclass
 
 from aioquic.quic.crypto import CryptoPair
-from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicPacketType, QuicProtocolVersion
+from aioquic.quic.packet import QuicFrameType, QuicPacketType, QuicProtocolVersion, encode_quic_retry
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
 from proxy.engine.quic.settings import MIN_DATAGRAM
@@ -19,6 +19,10 @@ MAX_CID = 20
 
 MIN_CLIENT_DCID = 8
 """Shortest destination ID that a client may make up for its first packet (RFC 9000, section 7.2)."""
+
+CONNECTION_REFUSED = 0x2
+INVALID_TOKEN = 0xB
+"""Errors of the transport (RFC 9000, section 20.1)."""
 
 _GREASE_VERSION = 0x1A2A3A4A  # of the reserved form 0x?a?a?a?a (RFC 9000, section 15)
 _INITIAL_BITS = {VERSIONS[0]: 0x00, VERSIONS[1]: 0x10}
@@ -33,9 +37,11 @@ class LongHeader:
     destination: bytes
     source: bytes
     initial: bool
-    """An Initial of a version that we speak."""
+    """An Initial of a version that we speak, with its token whole."""
     early: bool
     """A 0-RTT packet of a version that we speak."""
+    token: bytes
+    """Of an Initial; empty where it has none."""
 
 
 def destination_of(data: bytes, cid_bytes: int) -> bytes | None:
@@ -61,9 +67,19 @@ def read_long_header(data: bytes) -> LongHeader | None:
     if len(data) < source_end:
         return None
     kind = data[0] & 0x30 if data[0] & 0x40 else -1
-    return LongHeader(
-        version, data[6:end], data[end + 1 : source_end], kind == _INITIAL_BITS.get(version), kind == _ZERO_RTT_BITS.get(version)
-    )
+    initial = kind == _INITIAL_BITS.get(version)
+    token = _token(data, source_end) if initial else None
+    early = kind == _ZERO_RTT_BITS.get(version)
+    return LongHeader(version, data[6:end], data[end + 1 : source_end], initial and token is not None, early, token or b"")
+
+
+def _token(data: bytes, at: int) -> bytes | None:
+    """What stands behind the connection IDs of an Initial (RFC 9000, section 17.2.2); None where it is cut off."""
+    if len(data) <= at:
+        return None
+    end = at + (1 << (data[at] >> 6))
+    length = int.from_bytes(data[at:end], "big") & (1 << (8 * (end - at) - 2)) - 1
+    return data[end : end + length] if len(data) > end + length else None
 
 
 def version_negotiation(header: LongHeader, first_byte: int) -> bytes:
@@ -82,8 +98,13 @@ def version_negotiation(header: LongHeader, first_byte: int) -> bytes:
     )
 
 
-def connection_refused(header: LongHeader, source: bytes) -> bytes:
-    """An Initial with CONNECTION_CLOSE, CONNECTION_REFUSED (RFC 9000, section 10.2.3): about 60 bytes for 1200."""
+def retry(header: LongHeader, source: bytes, token: bytes) -> bytes:
+    """A Retry packet (RFC 9000, section 17.2.5): the client's next Initial brings *token* to *source*. Less than 200 bytes for 1200."""
+    return encode_quic_retry(header.version, source, header.source, header.destination, token)
+
+
+def refusal(header: LongHeader, source: bytes, error: int) -> bytes:
+    """An Initial with CONNECTION_CLOSE (RFC 9000, section 10.2.3): about 60 bytes for 1200."""
     keys = CryptoPair()
     keys.setup_initial(cid=header.destination, is_client=False, version=header.version)
     builder = QuicPacketBuilder(
@@ -91,7 +112,7 @@ def connection_refused(header: LongHeader, source: bytes) -> bytes:
     )
     builder.start_packet(QuicPacketType.INITIAL, keys)
     frame = builder.start_frame(QuicFrameType.TRANSPORT_CLOSE, capacity=8)
-    frame.push_uint_var(QuicErrorCode.CONNECTION_REFUSED)
+    frame.push_uint_var(error)
     frame.push_uint_var(QuicFrameType.PADDING)
     frame.push_uint_var(0)
     return builder.flush()[0][0]

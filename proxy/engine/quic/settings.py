@@ -9,6 +9,12 @@ MIN_DATAGRAM = 1200
 
 CONGESTION_CONTROLS = ("auto", "bbr", "cubic", "reno")
 
+RETRY = ("auto", "always", "never")
+
+RETRY_SHARE = 4
+"""With ``retry: auto``, addresses that nobody has checked take one part in so many of the handshakes in progress, and clients that have
+proven theirs the rest."""
+
 
 @dataclass(frozen=True, slots=True)
 class QuicSettings:
@@ -25,6 +31,11 @@ class QuicSettings:
     """Whether clients without a request are sent PINGs too."""
     handshakes: int = 1000
     """Handshakes in progress at any time; what comes beyond is dropped, and the client's retransmission tries again."""
+    handshakes_per_network: int = 250
+    """The same for one network of clients: an IPv4 /24 or an IPv6 /48 (``gate.network_of``)."""
+    retry: str = "auto"
+    """Whether clients have to prove their address first (RFC 9000, section 8.1.2), by a round trip more: ``always``, ``never``, or
+    ``auto``: while handshakes are in progress beyond ``retry_from``, or of the client's network beyond ``retry_from_network``."""
     connections: int = 100_000
     """Connections alive at any time, handshakes included; what comes beyond is refused."""
     max_datagram_size: int = MIN_DATAGRAM
@@ -36,6 +47,16 @@ class QuicSettings:
     routable: Routable | None = None
     """The form of our connection IDs, where a balancer in front routes by them."""
 
+    @property
+    def retry_from(self) -> int:
+        """Handshakes in progress from which on ``auto`` has everybody prove their address; ``gate.Pressure`` says until when."""
+        return -(-self.handshakes // RETRY_SHARE)
+
+    @property
+    def retry_from_network(self) -> int:
+        """The same for the handshakes, and the clients, of one network."""
+        return -(-self.handshakes_per_network // RETRY_SHARE)
+
     def __post_init__(self) -> None:
         """Raise ValueError for what can't be."""
         if not MIN_DATAGRAM <= self.max_datagram_size <= 65527:
@@ -44,8 +65,12 @@ class QuicSettings:
         if self.congestion_control not in CONGESTION_CONTROLS:
             msg = f"congestion_control must be one of {', '.join(CONGESTION_CONTROLS)}, not {self.congestion_control}"
             raise ValueError(msg)
-        if min(self.idle_timeout, self.handshake_timeout, self.handshakes, self.connections) <= 0:
-            msg = "idle_timeout, handshake_timeout, handshakes and connections must be more than 0"
+        if self.retry not in RETRY:
+            msg = f"retry must be one of {', '.join(RETRY)}, not {self.retry}"
+            raise ValueError(msg)
+        bounds = (self.idle_timeout, self.handshake_timeout, self.handshakes, self.handshakes_per_network, self.connections)
+        if min(bounds) <= 0:
+            msg = "idle_timeout, handshake_timeout, handshakes, handshakes_per_network and connections must be more than 0"
             raise ValueError(msg)
         if not 0 <= self.keep_alive < self.idle_timeout:
             msg = f"keep_alive must be less than idle_timeout ({self.idle_timeout:g}), not {self.keep_alive:g}"

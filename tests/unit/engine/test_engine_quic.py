@@ -33,7 +33,7 @@ def test_junk_makes_no_connection_and_no_answer(name: str) -> None:
 
 
 def test_handshakes_in_progress_are_bounded_and_time_out() -> None:
-    world = World(settings=QuicSettings(handshakes=10, handshake_timeout=3.0))
+    world = World(settings=QuicSettings(retry="never", handshakes=10, handshake_timeout=3.0))
     for number in range(15):
         world.inject(initial(b"dest%04d" % number, crypto(0, b"\1\0\1\0")))
     assert (world.endpoint.handshakes, world.endpoint.connections, world.endpoint.dropped) == (10, 10, 5)
@@ -115,7 +115,15 @@ def test_frames_that_fill_more_than_one_packet_all_leave_at_once() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"max_datagram_size": 1199}, {"congestion_control": "vegas"}, {"idle_timeout": 0}, {"handshakes": 0}, {"max_datagram_size": 70000}],
+    [
+        {"max_datagram_size": 1199},
+        {"max_datagram_size": 70000},
+        {"congestion_control": "vegas"},
+        {"retry": "perhaps"},
+        {"idle_timeout": 0},
+        {"handshakes": 0},
+        {"handshakes_per_network": 0},
+    ],
 )
 def test_settings_that_can_t_be_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

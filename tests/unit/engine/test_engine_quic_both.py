@@ -212,7 +212,7 @@ def test_refused_connections_are_told_so(engine, why: str) -> None:
 
 
 def test_handshakes_in_progress_are_bounded_and_time_out(engine) -> None:
-    world = World(settings=QuicSettings(handshakes=10, handshake_timeout=0.5), engine=engine)
+    world = World(settings=QuicSettings(retry="never", handshakes=10, handshake_timeout=0.5), engine=engine)
     for number in range(15):
         world.inject(initial(b"dest%04d" % number, crypto(0, b"\1\0\1\0")))
     assert (world.endpoint.handshakes, world.endpoint.connections, world.endpoint.dropped) == (10, 10, 5)
