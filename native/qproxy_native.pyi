@@ -53,6 +53,8 @@ class Settings(TypedDict):
     connections: int
     max_datagram_size: int
     """More than 1200: the path is probed for datagrams up to this size (RFC 8899)."""
+    migration: bool
+    """Clients may change their IP address."""
     congestion_control: str
     """``bbr``, ``cubic`` or ``reno``."""
 
@@ -64,6 +66,8 @@ class Endpoint:
     def connections(self) -> int: ...
     @property
     def dropped(self) -> int: ...
+    @property
+    def moves_refused(self) -> int: ...
     @property
     def datagrams_in(self) -> int: ...
     @property

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from balancer.pool import Pool as BalancerPool
@@ -47,7 +48,7 @@ from proxy.message import Address
 from proxy.meters import ProxyMetrics
 from proxy.observe import Log, Metrics
 from proxy.services import Services
-from proxy.snapshot import Certificate, Snapshot, TlsProfile
+from proxy.snapshot import Certificate, Listener, Snapshot, TlsProfile
 from proxy.tasks import Tasks
 from proxy.upstream.pool import Upstreams
 
@@ -198,7 +199,7 @@ class App:
                 sock = _bound(bind_udp, listener.address, "UDP")
                 stack.callback(sock.close)
                 listener = with_port(listener, sock.getsockname()[1])
-                udp = UdpListener(listener, self._services, self._endpoint, self._limits, sock)
+                udp = UdpListener(listener, self._services, partial(self._endpoint, listener), self._limits, sock)
                 udp.start()
                 stack.callback(udp.close)
                 self._metrics.before_read.append(udp.show)
@@ -206,7 +207,7 @@ class App:
             bound.append(listener)
         self._services.snapshot = replace(self._services.snapshot, listeners=tuple(bound))
 
-    def _endpoint(self, admit: Callable[[Handle, Address], bool]) -> Endpoint:
+    def _endpoint(self, listener: Listener, admit: Callable[[Handle, Address], bool]) -> Endpoint:
         snapshot = self._services.snapshot
         quic = self._configuration.server.quic
         settings = QuicSettings(
@@ -217,6 +218,7 @@ class App:
             retry=quic.retry,
             connections=snapshot.limits.connections,
             congestion_control=quic.congestion_control,
+            migration=listener.migration,
             keep_alive=quic.keep_alive.interval if quic.keep_alive is not None else 0.0,
             keep_alive_idle=quic.keep_alive is not None and quic.keep_alive.when == "always",
             routable=quic.connection_ids.routable() if quic.connection_ids is not None else None,

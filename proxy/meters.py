@@ -33,6 +33,7 @@ class ProxyMetrics:
         "quic_congestion_window",
         "quic_dropped",
         "quic_handshakes",
+        "quic_moves_refused",
         "quic_packets_lost",
         "quic_packets_sent",
         "quic_path_changes",
@@ -91,7 +92,14 @@ class ProxyMetrics:
         self.quic_tokens = counter(
             "qproxy_quic_retry_tokens_total", "Tokens that QUIC clients brought, by what was found (valid, or why not)", ("result",)
         )
-        self.quic_path_changes = counter("qproxy_quic_path_changes_total", "QUIC connections whose client changed its address")
+        self.quic_path_changes = counter(
+            "qproxy_quic_path_changes_total",
+            "Changes of a QUIC client's address, by kind (rebinding: another port of the same address; migration: another address)",
+            ("kind",),
+        )
+        self.quic_moves_refused = counter(
+            "qproxy_quic_moves_refused_total", "UDP datagrams from another address than their client's, where migration is off"
+        )
         # of QUIC connections that ended, where the engine tells (the native one does)
         self.quic_round_trip = histogram("qproxy_quic_round_trip_seconds", "Smoothed round-trip time of a QUIC connection at its end")
         self.quic_congestion_window = histogram(
@@ -117,8 +125,10 @@ class ProxyMetrics:
             self.upstream_open,
             self.upstream_reused,
         )
-        for family in (self.http3_connections, self.config_generation, self.quic_path_changes, self.quic_resumed):
+        for family in (self.http3_connections, self.config_generation, self.quic_resumed):
             family.cell()
+        for kind in ("rebinding", "migration"):
+            self.quic_path_changes.cell(kind)
         self.server_up.cell().value = 1
 
     def show_pools(self, pools: Callable[[], Iterable["PoolState"]]) -> Callable[[], None]:

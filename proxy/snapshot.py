@@ -93,6 +93,8 @@ class Listener:
     """Peers that must begin each TCP connection with a PROXY protocol header; None: nobody."""
     alt_svc: bytes | None
     """The Alt-Svc value for TCP answers, when this listener speaks h3."""
+    migration: bool = True
+    """Whether clients of h3 may change their address."""
 
     @property
     def name(self) -> str:

@@ -154,6 +154,11 @@ pub struct Endpoint {
     /// Datagrams that belonged nowhere, or came beyond a bound.
     #[pyo3(get)]
     dropped: u64,
+    /// Clients may change their IP address.
+    migration: bool,
+    /// Datagrams from another IP address than their client's, where clients may not change theirs.
+    #[pyo3(get)]
+    moves_refused: u64,
 }
 
 #[pymethods]
@@ -198,6 +203,8 @@ impl Endpoint {
             answers: STATELESS_ANSWERS,
             refusing: false,
             dropped: 0,
+            migration: setting(settings, "migration")?,
+            moves_refused: 0,
         })
     }
 
@@ -451,6 +458,10 @@ impl Endpoint {
             },
         };
         let Some(entry) = self.entries.get_mut(slot) else { return Ok(()) };
+        if !self.migration && from.ip() != entry.connection.peer.ip() {
+            self.moves_refused += 1;
+            return Ok(());
+        }
         let authentic = match guarded(|| entry.connection.receive(data, from, to)) {
             Ok(authentic) => authentic,
             Err(words) => return self.remove(py, slot, "internal_error", &words),
@@ -836,6 +847,7 @@ fn configure(settings: &Bound<'_, PyDict>, tls: &Tls, limits: &Limits) -> Result
     config.set_initial_max_stream_data_uni(UNI_WINDOW);
     config.set_initial_max_streams_bidi(setting(settings, "streams")?);
     config.set_initial_max_streams_uni(UNI_STREAMS);
+    config.set_disable_active_migration(!setting::<bool>(settings, "migration")?);
     config.set_active_connection_id_limit(CONNECTION_IDS);
     config.set_cc_algorithm_name(&setting::<String>(settings, "congestion_control")?)?;
     config.enable_pacing(true);

@@ -148,6 +148,7 @@ def _listener(model: model_server.Listener) -> Listener:
         public_port=public,
         proxy_protocol_from=Networks(model.proxy_protocol.from_) if model.proxy_protocol is not None else None,
         alt_svc=_alt_svc(protocols, public),
+        migration=model.migration,
     )
 
 

@@ -31,6 +31,16 @@ class Listener(Model):
     """The port that clients see, for Alt-Svc and redirects; default: the address's."""
     proxy_protocol: ProxyProtocol | None = None
     """PROXY protocol from some peers."""
+    migration: bool = True
+    """Whether HTTP/3 clients may go on from another address (RFC 9000, section 9). ``off`` asks them not to, and drops what comes from
+    another address all the same: such a client begins a new connection. A new port of the same address, as a NAT gives it, is no
+    migration and always works."""
+
+    @model_validator(mode="after")
+    def _quic(self) -> "Listener":
+        if not self.migration and "h3" not in self.protocols:
+            raise says("'migration' has no effect without h3: connections over TCP can't move", "migration")
+        return self
 
     @model_validator(mode="after")
     def _tcp(self) -> "Listener":

@@ -93,6 +93,12 @@ DIFFERENCES: Mapping[str, Difference] = {
         {engine.name: ", ".join(engine.congestion_controls) for engine in ENGINES if engine.kind == "quic"},
         "What the libraries have.",
     ),
+    "rebindings": Difference(
+        "quic",
+        "Congestion window and round-trip time of a client whose port alone has changed (another address begins anew)",
+        {"aioquic": "are kept", "native": "begin anew"},
+        "RFC 9000, section 9.4, allows both; quiche keeps them by path.",
+    ),
     "path MTU": Difference(
         "quic", "Path MTU discovery (RFC 8899)", {"aioquic": "no", "native": "yes"}, "aioquic has none; 1,200 bytes pass everywhere."
     ),

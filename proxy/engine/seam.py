@@ -204,6 +204,10 @@ class Endpoint(Protocol):
         """Datagrams so far that belonged nowhere, or came beyond a bound."""
 
     @property
+    def moves_refused(self) -> int:
+        """Datagrams so far that came from another IP address than their client's, where clients may not change theirs."""
+
+    @property
     def resets_sent(self) -> int:
         """Stateless resets so far (RFC 9000, section 10.3)."""
 

@@ -125,6 +125,7 @@ class UdpListener:
         meters, endpoint, tell = self.services.meters, self.endpoint, self._totals.tell
         tell(meters.quic_dropped.cell(), endpoint.dropped)
         tell(meters.quic_resets_sent.cell(), endpoint.resets_sent)
+        tell(meters.quic_moves_refused.cell(), endpoint.moves_refused)
         meters.quic_handshakes.cell(self.listener.name).value = endpoint.handshakes
         first = endpoint.first_packets(self.services.clock())
         tell(meters.quic_retries.cell(), first.retries)
@@ -175,9 +176,7 @@ class UdpListener:
         elif client is None:
             return
         elif isinstance(event, PathChanged):
-            self.services.log.info("path changed", old=client.peer[0], new=event.peer[0], key=client.affinity_key.hex())
-            self.services.meters.quic_path_changes.cell().value += 1
-            client.peer = event.peer
+            self._moved(client, event.peer)
         else:
             client.deliver(event)
             if self._leaving and type(event) is RequestHead and handle in self._leaving:
@@ -199,6 +198,14 @@ class UdpListener:
         meters.connections_open.cell("HTTP/3").value += 1
         if self.services.draining:
             self._leaving.add(handle)  # told behind its first request: a client that hears GOAWAY before has nobody to send it to
+
+    def _moved(self, client: QuicClient, to: Address) -> None:
+        """The client is known under another address from now on: its NAT gave it another port, or it changed its network."""
+        kind = "rebinding" if to[0] == client.peer[0] else "migration"
+        old, new = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in (client.peer, to))
+        self.services.log.info("path changed", kind=kind, old=old, new=new, key=client.affinity_key.hex())
+        self.services.meters.quic_path_changes.cell(kind).value += 1
+        client.peer = to
 
     def _gone(self, handle: Handle, client: QuicClient | None, event: ConnectionClosed) -> None:
         meters = self.services.meters

@@ -102,7 +102,11 @@ async def reached(client, stream, size):
         await asyncio.wait_for(client.streams[stream].changed.wait(), 20)
 
 
-# Rebinding
+# Rebinding, and migration
+
+ELSEWHERE = "127.0.0.2"
+REBINDINGS = 'qproxy_quic_path_changes_total{kind="rebinding"}'
+MIGRATIONS = 'qproxy_quic_path_changes_total{kind="migration"}'
 
 
 async def moved(proxy, times):
@@ -130,7 +134,7 @@ async def test_a_client_whose_address_changes_mid_download_gets_the_right_bytes_
     assert before.headers["x-affinity-key"] == after.headers["x-affinity-key"]
     changes = [json.loads(line) for line in proxy.logs().splitlines() if '"path changed"' in line]
     assert {change["key"] for change in changes} == {before.headers["x-affinity-key"]}
-    assert proxy.metrics()["qproxy_quic_path_changes_total"] == 3
+    assert proxy.metrics()[REBINDINGS] == 3
 
 
 async def test_a_client_whose_address_changes_mid_upload_is_heard_to_the_end(authority, start_proxy):
@@ -148,7 +152,7 @@ async def test_a_client_whose_address_changes_mid_upload_is_heard_to_the_end(aut
             answer = await client.upload("/upload", pieces(), host=HOST)
             assert (await client.get("/hello", host=HOST)).status == 200
     assert json.loads(answer.body) == {"sha256": digest(size, 8), "size": size}
-    await asyncio.to_thread(proxy.wait_for, lambda: proxy.metrics()["qproxy_quic_path_changes_total"] == 2, "saw two changes of the path")
+    await asyncio.to_thread(proxy.wait_for, lambda: proxy.metrics()[REBINDINGS] == 2, "saw two changes of the path")
 
 
 async def test_a_client_may_move_more_often_than_it_has_connection_ids(authority, start_proxy):
@@ -169,7 +173,7 @@ def test_curl_s_address_changes_mid_download(authority, start_proxy):
     with Relay(proxy.port) as relay, closing(Curled(authority, proxy, "HTTP/3", port=relay.port)) as client:
         moved = client.download(f"/bytes/{size}", at={2 * MIB: relay.rebind, 5 * MIB: relay.rebind})
     assert (moved.status, moved.size, moved.sha256) == (200, size, digest(size))
-    assert proxy.metrics()["qproxy_quic_path_changes_total"] == 2
+    assert proxy.metrics()[REBINDINGS] == 2
 
 
 async def test_many_clients_behind_one_nat_all_move_at_once(authority, start_proxy):
@@ -192,4 +196,52 @@ async def test_many_clients_behind_one_nat_all_move_at_once(authority, start_pro
             relay.rebind()
             await moved.wait()
             await asyncio.gather(*lives)
-    assert proxy.metrics()["qproxy_quic_path_changes_total"] == 10
+    assert proxy.metrics()[REBINDINGS] == 10
+
+
+async def test_a_client_that_changes_its_network_and_its_connection_id_mid_download_gets_the_right_bytes(authority, start_proxy):
+    proxy = start_proxy()
+    size = 6 * MIB
+    with Relay(proxy.port) as relay:
+        async with http3(authority, relay.port, asks=True) as client:
+            before = await client.get("/hello", host=HOST)
+            stream = client.open(f"/bytes/{size}", host=HOST)
+            for number, host in ((1, ELSEWHERE), (2, "127.0.0.3"), (3, "127.0.0.1")):
+                await reached(client, stream, number * size // 5)
+                client._quic.change_connection_id()
+                relay.rebind(host)
+                await moved(proxy, number)
+            answer = await client.answer(stream)
+            after = await client.get("/hello", host=HOST)
+    assert (answer.status, answer.size, answer.sha256) == (200, size, digest(size))
+    assert len({one.headers["x-backend"] for one in (before, answer, after)}) == 1
+    assert before.headers["x-affinity-key"] == after.headers["x-affinity-key"]
+    assert (proxy.metrics()[MIGRATIONS], proxy.metrics()[REBINDINGS]) == (3, 0)
+    changes = [json.loads(line) for line in proxy.logs().splitlines() if '"path changed"' in line]
+    assert [(change["kind"], change["new"].partition(":")[0]) for change in changes] == [
+        ("migration", ELSEWHERE),
+        ("migration", "127.0.0.3"),
+        ("migration", "127.0.0.1"),
+    ]
+
+
+async def test_where_migration_is_off_a_rebinding_goes_on_and_another_address_is_not_heard(authority, make_proxy):
+    proxy = make_proxy()
+    proxy.server["listeners"][0]["migration"] = False
+    proxy.write()
+    proxy.start()
+    refused = "qproxy_quic_moves_refused_total"
+    size = 4 * MIB
+    with Relay(proxy.port) as relay:
+        async with http3(authority, relay.port, asks=True) as client:
+            stream = client.open(f"/bytes/{size}", host=HOST, keep=False)
+            await reached(client, stream, size // 4)
+            relay.rebind()
+            await moved(proxy, 1)
+            await reached(client, stream, size // 2)
+            relay.rebind(ELSEWHERE)
+            await asyncio.to_thread(proxy.wait_for, lambda: proxy.metrics()[refused] > 2, "refused what came from elsewhere")
+            relay.rebind("127.0.0.1")
+            answer = await client.answer(stream)
+    assert (answer.status, answer.size, answer.sha256) == (200, size, digest(size))
+    assert proxy.metrics()[MIGRATIONS] == 0

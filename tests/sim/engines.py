@@ -21,6 +21,8 @@ class Engine:
     """Bytes of handshake messages of a client that are kept at most."""
     tells_stats: bool
     """Round-trip time, losses and congestion window of a connection at its end."""
+    keeps_window_on_rebinding: bool
+    """Congestion window and round-trip time of a client whose port alone has changed."""
     probes: int
     """Datagrams of a connection that try whether the path takes larger ones, at most."""
     unknown_authority: int
@@ -40,6 +42,7 @@ AIOQUIC = Engine(
     version_2=True,
     handshake_bytes=18_000,
     tells_stats=False,
+    keeps_window_on_rebinding=True,
     probes=0,
     unknown_authority=42,
     wrong_purpose=42,
@@ -50,6 +53,7 @@ NATIVE = Engine(
     version_2=False,
     handshake_bytes=70_000,
     tells_stats=True,
+    keeps_window_on_rebinding=False,
     probes=30,
     unknown_authority=48,
     wrong_purpose=43,

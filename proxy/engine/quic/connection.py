@@ -8,6 +8,7 @@ Knows aioquic's private parts, as ``sending`` does. Knows no HTTP. What differs 
 - so are the holes in a stream's bytes: the library walks its list of gaps for every frame.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from aioquic import tls
 from aioquic._buffer import Buffer
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.congestion.base import create_congestion_control
 from aioquic.quic.connection import END_STATES, QuicConnectionError, QuicConnectionId, QuicConnectionState, QuicReceiveContext
 from aioquic.quic.packet import QuicErrorCode, pull_quic_transport_parameters
 from aioquic.quic.stream import QuicStream, QuicStreamReceiver
@@ -48,6 +50,10 @@ CONNECTION_IDS = 4
 """Connection IDs that a client has to choose from when it moves; it may ask for fewer."""
 
 
+DISABLE_ACTIVE_MIGRATION = b"\x0c\x00"
+"""A transport parameter (RFC 9000, section 18.2), which the library can only read."""
+
+
 NO_FRAME_TYPE: Any = None
 """Makes a close an application's, whose codes are HTTP/3's (the library's annotation leaves it out)."""
 
@@ -70,6 +76,9 @@ class Transport(SendingConnection):
     A client that answers a Retry has a validated address: from the start it is sent as much as congestion control allows (RFC 9000,
     section 8.1).
     """
+
+    may_move = True
+    """Whether the client may change its IP address; to be set before the first packet."""
 
     def __init__(
         self,
@@ -168,6 +177,22 @@ class Transport(SendingConnection):
         if stream is not None and not stream.sender.is_finished:
             self._cut(stream, code)
 
+    def begin_anew(self) -> None:
+        """The client is at another address: nothing that was learnt of the path holds for the new one (RFC 9000, section 9.4).
+
+        What is in flight was sent to the old address: it is acknowledged or lost, and says nothing about the new path either way.
+        """
+        loss = self._loss
+        for space in loss.spaces:
+            for packet in space.sent_packets.values():
+                packet.in_flight = False
+        size = self._max_datagram_size
+        loss._cc = create_congestion_control(self._configuration.congestion_control_algorithm, max_datagram_size=size)  # noqa: SLF001
+        loss._pacer = Pacer(max_datagram_size=size)  # noqa: SLF001
+        loss._pto_count = 0  # noqa: SLF001
+        loss._rtt_initialized = False  # noqa: SLF001  # the next sample is taken for the first
+        loss._rtt_min = math.inf  # noqa: SLF001
+
     def next_event(self) -> events.QuicEvent | None:
         """The next thing that happened; but what had come of a stream before it was abandoned is nobody's any more."""
         queue, dropped = self._events, self._dropped
@@ -233,6 +258,10 @@ class Transport(SendingConnection):
         size = pull_quic_transport_parameters(Buffer(data=data)).max_udp_payload_size
         if size is not None:
             self._max_datagram_size = min(self._max_datagram_size, size)
+
+    def _serialize_transport_parameters(self) -> bytes:
+        parameters: bytes = super()._serialize_transport_parameters()
+        return parameters if self.may_move else parameters + DISABLE_ACTIVE_MIGRATION
 
     def _replenish_connection_ids(self) -> None:
         while len(self._host_cids) < min(CONNECTION_IDS, self._remote_active_connection_id_limit):

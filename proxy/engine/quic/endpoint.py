@@ -118,6 +118,8 @@ class QuicEndpoint:
         self._refusing = False
         self.dropped = 0
         """Datagrams that belonged nowhere, or came beyond a bound."""
+        self.moves_refused = 0
+        """Datagrams from another IP address than their client's, where clients may not move."""
 
     # In, out and time
 
@@ -125,7 +127,7 @@ class QuicEndpoint:
         """Take datagrams. Never raises on hostile input."""
         touched: dict[Handle, _Connection] = {}
         answers = STATELESS_ANSWERS
-        by_cid, cid_bytes = self._by_cid, self._cid_bytes
+        by_cid, cid_bytes, stays = self._by_cid, self._cid_bytes, not self._settings.migration
         for datagram in datagrams:
             data = datagram.data
             cid = packets.destination_of(data, cid_bytes)
@@ -141,6 +143,9 @@ class QuicEndpoint:
                 connection = self._accept(header, datagram, may_answer, now)
                 if connection is None:
                     continue
+            elif stays and datagram.peer[0] != connection.path[0][0]:
+                self.moves_refused += 1
+                continue
             touched[connection.handle] = connection
             try:
                 connection.transport.receive_datagram(data, (datagram.peer, datagram.local), now)
@@ -332,6 +337,7 @@ class QuicEndpoint:
             return cid, token
 
         transport = Transport(self._configuration, self._identities, self._limits, mint, arrival)
+        transport.may_move = self._settings.migration
         connection = _Connection(self._last_handle, transport, (datagram.peer, datagram.local), now + self._settings.handshake_timeout)
         connection.cids = minted
         minted.add(header.destination)
@@ -379,6 +385,8 @@ class QuicEndpoint:
         if not connection.closed:
             path = transport.settled_path()
             if connection.ready and path is not None and path != connection.path:
+                if path[0][0] != connection.path[0][0]:
+                    transport.begin_anew()
                 connection.path = path
                 out.append((handle, PathChanged(path[0])))
             if transport.close_event is not None:

@@ -87,6 +87,7 @@ class NativeEndpoint(qproxy_native.Endpoint):
                 "handshake_timeout": settings.handshake_timeout,
                 "connections": settings.connections,
                 "max_datagram_size": settings.max_datagram_size,
+                "migration": settings.migration,
                 "congestion_control": AUTO_CONGESTION_CONTROL if control == "auto" else control,
             },
         )

@@ -44,6 +44,9 @@ class QuicSettings:
     congestion_control: str = "auto"
     """``bbr`` (draft-ietf-ccwg-bbr), ``cubic`` (RFC 9438), ``reno`` (RFC 9002), or ``auto``: the engine's best. No engine need have all."""
 
+    migration: bool = True
+    """Whether clients may change their IP address; their port may change always (RFC 9000, section 9)."""
+
     routable: Routable | None = None
     """The form of our connection IDs, where a balancer in front routes by them."""
 

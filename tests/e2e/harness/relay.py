@@ -80,6 +80,7 @@ class Relay:
 
     def __init__(self, port: int, path: Path | None = None, *, seed: int = 1) -> None:
         self._proxy = ("127.0.0.1", port)
+        self._host = "127.0.0.1"
         self._path = path or Path()
         self._chances = random.Random(seed)
         self._inside = _socket()
@@ -117,8 +118,9 @@ class Relay:
     def passed(self) -> int:
         return sum(mapping.to_proxy.passed + mapping.to_client.passed for mapping in list(self._mappings.values()))
 
-    def rebind(self) -> None:
-        """From now on every client has another address towards the proxy; what comes to the old one is lost."""
+    def rebind(self, host: str | None = None) -> None:
+        """From now on every client has another port towards the proxy, and the address *host*; what comes to the old one is lost."""
+        self._host = host or self._host
         self._done.clear()
         self._tell("rebind")
         assert self._done.wait(10)
@@ -193,6 +195,7 @@ class Relay:
 
     def _open(self) -> socket.socket:
         sock = _socket()
+        sock.bind((self._host, 0))
         sock.connect(self._proxy)
         return sock
 

@@ -43,3 +43,15 @@ def test_connections_have_no_limit_of_age_unless_it_is_said(folder):
     assert folder.load().server.timeouts.connection_age == 0
     folder.write(SITE + "server: {timeouts: {connection_age: 1h}}\n")
     assert folder.load().server.timeouts.connection_age == 3600
+
+
+def test_migration_is_off_by_listener(folder):
+    folder.write(SITE + "server: {listeners: [{address: '127.0.0.1:1'}, {address: '127.0.0.1:2', migration: off}]}\n")
+    assert [listener.migration for listener in folder.load().server.listeners] == [True, False]
+
+
+def test_migration_means_nothing_on_tcp(folder):
+    text = "server: {listeners: [{address: '127.0.0.1:1', protocols: [h2], migration: off}]}\n"
+    assert folder.problems(SITE + text) == [
+        f"one.yaml:6:{text.index('migration') + 1}: 'migration' has no effect without h3: connections over TCP can't move"
+    ]
