@@ -25,8 +25,8 @@ class Settings(TypedDict):
     packet, and the source ID of the Retry packet that it answers. None of these: the datagram is dropped."""
     enter: Callable[[int, str], None]
     """A handshake began, of a client at this host."""
-    leave: Callable[[int], None]
-    """It is complete or over."""
+    leave: Callable[[int, bool], None]
+    """It is over; complete or not."""
     admit: Callable[[int, _Address], bool] | None
     make_head: Callable[[int, _Headers, bool], tuple[object, int, int, bool]]
     """(stream, fields, end) to (event, 0, content length or -1, whether no body is to be sent) or (event, status, -1, False)."""

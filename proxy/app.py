@@ -57,7 +57,7 @@ EXIT_OK, EXIT_FAILURE, EXIT_CONFIGURATION = 0, 1, 2
 TCP_PROTOCOLS = frozenset({"http/1.1", "h2"})
 
 EXPIRE_EVERY = 10
-"""Ticks between looks at idle upstream connections."""
+"""Ticks between looks at idle upstream connections, and at what QUIC listeners have to tell."""
 
 SPARE_DESCRIPTORS = 128
 """For listeners, logs, probes, watches and the admin API."""
@@ -296,6 +296,8 @@ class App:
                 self._logs.flush()
                 if count % EXPIRE_EVERY == 0:
                     services.upstreams.expire(services.clock())
+                    for udp in self._udp:
+                        udp.look()
             except Exception:  # noqa: BLE001  # without its tick a process would keep everything for ever
                 self._log.exception("a tick failed")
 

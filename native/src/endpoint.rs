@@ -683,8 +683,9 @@ impl Endpoint {
         };
         let outcome = guarded(|| action(entry, &self.limits, &mut teller, &mut self.scratch));
         let Teller { ready, closed, failed, .. } = teller;
-        if !was_ready && (ready || closed) {
-            self.callbacks.leave(py, entry.handle)?;
+        let is_ready = entry.connection.was_ready(); // also where a panic kept it from being told
+        if !was_ready && (is_ready || closed) {
+            self.callbacks.leave(py, entry.handle, is_ready)?;
         }
         if ready {
             tls::forget(entry.connection.quic.as_mut());
@@ -793,7 +794,7 @@ impl Endpoint {
             return Ok(());
         }
         if !entry.connection.was_ready() {
-            self.callbacks.leave(py, entry.handle)?;
+            self.callbacks.leave(py, entry.handle, false)?;
             if error == "not_authentic" && !self.callbacks.counts() {
                 return Ok(()); // nobody knows of it
             }

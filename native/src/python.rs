@@ -122,12 +122,12 @@ impl Callbacks {
         Ok(())
     }
 
-    /// It is complete or over.
+    /// It is over; complete or not.
     ///
     /// # Errors
     /// Those of the callable.
-    pub fn leave(&self, py: Python<'_>, handle: u64) -> PyResult<()> {
-        self.leave.bind(py).call1((handle,))?;
+    pub fn leave(&self, py: Python<'_>, handle: u64, complete: bool) -> PyResult<()> {
+        self.leave.bind(py).call1((handle, complete))?;
         Ok(())
     }
 

@@ -110,6 +110,7 @@ class UdpListener:
         )
         self._counted_in = self._counted_out = 0
         self._totals = Totals()
+        self._asking = self.endpoint.first_packets(services.clock()).asking
         self._waits_for_room = False
         self._loop = asyncio.get_running_loop()
         self._flush_scheduled = False
@@ -134,6 +135,18 @@ class UdpListener:
             tell(meters.quic_tokens.cell(result), count)
         for limit, count in first.limits_hit.items():
             tell(meters.limits_hit.cell(limit), count)
+
+    def look(self) -> None:
+        """Say when clients begin to be asked for their address, and when they are no longer. For now and then, not for every datagram."""
+        asking = self.endpoint.first_packets(self.services.clock()).asking
+        if asking == self._asking:
+            return
+        self._asking = asking
+        if asking:
+            handshakes = self.endpoint.handshakes
+            self.services.log.warning("new QUIC clients have to prove their address", listener=self.listener.name, handshakes=handshakes)
+        else:
+            self.services.log.info("new QUIC clients need not prove their address any more", listener=self.listener.name)
 
     def _admit(self, handle: Handle, peer: Address) -> bool:
         """Whether a new connection may begin; it is counted until it closes, under the address that it came from."""

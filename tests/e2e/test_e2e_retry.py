@@ -180,7 +180,9 @@ async def test_under_a_flood_of_hellos_honest_clients_get_in_and_later_nobody_is
     assert flood.sent > 500
     assert found(proxy, "valid") == 6
     assert proxy.metrics()['qproxy_limits_hit_total{limit="handshakes"}'] == 0
-    proxy.wait_for(lambda: proxy.metric("qproxy_quic_retry") == 0, "was done with Retry")
+    proxy.wait_for(lambda: "need not prove their address any more" in proxy.logs(), "was done with Retry")
+    assert proxy.logs().count("have to prove their address") == 1
+    assert proxy.metric("qproxy_quic_retry") == 0
     async with http3(authority, proxy.port) as client:
         assert (await client.get("/hello", host=HOST)).status == 200
         assert client._quic._retry_count == 0

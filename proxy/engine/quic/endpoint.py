@@ -135,7 +135,7 @@ class QuicEndpoint:
             if connection is None:
                 may_answer = answers > len(self._answers)
                 if cid is not None and not data[0] & 0x80:
-                    self._reset_unknown(cid, datagram, may_answer, now)
+                    self._answer(datagram, self._resets.answer(cid, len(data), now) if may_answer else None)
                     continue
                 if len(data) < MIN_DATAGRAM or not data[0] & 0x80 or not (header := packets.read_long_header(data)):
                     self.dropped += 1
@@ -153,7 +153,7 @@ class QuicEndpoint:
                 connection.transport.close(error_code=1, frame_type=0, reason_phrase=type(error).__name__)
             if not connection.transport.begun:  # no authentic packet: nothing is kept for it
                 self.dropped += 1
-                self._gate.leave(connection.handle)
+                self._gate.leave(connection.handle, complete=False)
                 self._remove(connection)
                 if self._admit is not None:  # who admitted it has counted it
                     self._events.append((connection.handle, ConnectionClosed("not_authentic", "")))
@@ -298,11 +298,8 @@ class QuicEndpoint:
     def _accept(self, header: packets.LongHeader, datagram: Datagram, may_answer: bool, now: float) -> _Connection | None:
         """The connection that this datagram begins, or None: it was answered or dropped."""
         if header.version not in packets.VERSIONS:
-            if header.version and may_answer:
-                answer = packets.version_negotiation(header, self._mint()[0][0])
-                self._answers.append(Transmit(answer, datagram.peer, datagram.local))
-            else:
-                self.dropped += 1
+            may_answer = may_answer and header.version != 0
+            self._answer(datagram, packets.version_negotiation(header, self._mint()[0][0]) if may_answer else None)
             return None
         if not header.initial or max(len(header.destination), len(header.source)) > packets.MAX_CID:
             self.dropped += 1
@@ -312,10 +309,7 @@ class QuicEndpoint:
             return None
         judged = self._gate.judge(header, datagram.peer, now, may_answer=may_answer)
         if not isinstance(judged, Arrival):
-            if judged is None:
-                self.dropped += 1
-            else:
-                self._answers.append(Transmit(judged, datagram.peer, datagram.local))
+            self._answer(datagram, judged)
             return None
         if self._admit is not None and not self._admit(self._last_handle + 1, datagram.peer):
             self._refuse(header, datagram, may_answer)
@@ -348,15 +342,10 @@ class QuicEndpoint:
         return connection
 
     def _refuse(self, header: packets.LongHeader, datagram: Datagram, may_answer: bool) -> None:
-        if may_answer:
-            answer = packets.refusal(header, self._mint()[0], packets.CONNECTION_REFUSED)
-            self._answers.append(Transmit(answer, datagram.peer, datagram.local))
-        else:
-            self.dropped += 1
+        self._answer(datagram, packets.refusal(header, self._mint()[0], packets.CONNECTION_REFUSED) if may_answer else None)
 
-    def _reset_unknown(self, cid: bytes, datagram: Datagram, may_answer: bool, now: float) -> None:
-        """A packet of a connection that is gone."""
-        answer = self._resets.answer(cid, len(datagram.data), now) if may_answer else None
+    def _answer(self, datagram: Datagram, answer: bytes | None) -> None:
+        """Answer what belongs to no connection, or drop it."""
         if answer is None:
             self.dropped += 1
         else:
@@ -405,7 +394,7 @@ class QuicEndpoint:
         connection.ready = True
         connection.complete_by = None
         connection.pinged_at = now
-        self._gate.leave(connection.handle)
+        self._gate.leave(connection.handle, complete=True)
         peer, local = transport.settled_path() or connection.path
         connection.path = (peer, local)
         assert transport.session is not None
@@ -418,7 +407,7 @@ class QuicEndpoint:
         connection.closed = True
         connection.http = None
         if not connection.ready:
-            self._gate.leave(connection.handle)
+            self._gate.leave(connection.handle, complete=False)
             error = error or "closed"
         self._events.append((connection.handle, ConnectionClosed(error, detail)))
 

@@ -90,11 +90,11 @@ class Gate:
         network = self._inside[handle] = network_of(host)
         self._networks[network] = self._networks.get(network, 0) + 1
 
-    def leave(self, handle: Handle) -> None:
-        """It is complete or over; what was said before."""
-        network = self._inside.pop(handle, None)
-        if network is None:
-            return
+    def leave(self, handle: Handle, *, complete: bool) -> None:
+        """It is over; *complete* or not."""
+        network = self._inside.pop(handle)
+        if not complete:
+            self._pressure.failed()
         left = self._networks[network] - 1
         if left:
             self._networks[network] = left
@@ -130,12 +130,12 @@ class Gate:
 
 
 class Pressure:
-    """Whether there are so many handshakes that everybody has to prove their address: on from *high* in progress.
+    """Whether everybody has to prove their address: on from *high* handshakes that stand there or were for nothing.
 
-    While it is on, a flood of spoofed packets leaves no handshake that could be counted. What is counted instead is who was asked and did
-    not answer: each would stand for *window* seconds, the handshake timeout, were it let in. It goes off after a window in which these and
-    the handshakes in progress came to less than half of *high*. So it stays on for a window at least, and however many clients that do
-    answer never keep it on.
+    For nothing were, within a *window* of so many seconds, those that failed: a flood of packets that are not even authentic, or that TLS
+    refuses, leaves none in progress and costs as much. And those that were not begun, since who was asked did not answer: while it is on, a
+    flood of spoofed packets leaves nothing else to count. It goes off after a window in which all of these were less than half of *high*.
+    So it stays on for a window at least, and however many clients that do answer never keep it on.
     """
 
     def __init__(self, high: int, window: float) -> None:
@@ -143,20 +143,26 @@ class Pressure:
         self._window = window
         self._on = False
         self._began = 0.0
+        self._failed = 0
         self._asked: set[bytes] = set()  # by the destination ID of their first packets, of which one client may send several
 
     def on(self, handshakes: int, now: float) -> bool:
         """Whether it is on at *now*, in seconds, with so many *handshakes* in progress."""
         passed = now - self._began
-        if not self._on:
-            if handshakes >= self._high:
-                self._begin(now)
-                self._on = True
-        elif passed >= self._window:
-            unanswered = len(self._asked) if passed < 2 * self._window else 0  # in a window that ended unseen, nobody came
-            self._on = 2 * (handshakes + unanswered) >= self._high
+        load = handshakes + self._failed + len(self._asked)
+        if passed >= self._window:
+            if self._on:
+                self._on = 2 * (load if passed < 2 * self._window else handshakes) >= self._high  # in a window unseen, nobody came
+            self._begin(now)
+            load = handshakes
+        if not self._on and load >= self._high:
+            self._on = True
             self._begin(now)
         return self._on
+
+    def failed(self) -> None:
+        """A handshake ended before it was complete."""
+        self._failed += 1
 
     def asked(self, original: bytes) -> None:
         """A client was asked to prove its address, or would have been had there been room for the answer."""
@@ -169,6 +175,7 @@ class Pressure:
 
     def _begin(self, now: float) -> None:
         self._began = now
+        self._failed = 0
         self._asked.clear()
 
 

@@ -67,7 +67,7 @@ class NativeEndpoint(qproxy_native.Endpoint):
                 "reset": resets.answer,
                 "judge": judging(gate),
                 "enter": gate.enter,
-                "leave": gate.leave,
+                "leave": lambda handle, complete: gate.leave(handle, complete=complete),
                 "admit": admit,
                 "make_head": head_maker(limits),
                 "make_trailers": trailers_maker(limits),

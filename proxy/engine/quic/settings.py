@@ -35,7 +35,8 @@ class QuicSettings:
     """The same for one network of clients: an IPv4 /24 or an IPv6 /48 (``gate.network_of``)."""
     retry: str = "auto"
     """Whether clients have to prove their address first (RFC 9000, section 8.1.2), by a round trip more: ``always``, ``never``, or
-    ``auto``: while handshakes are in progress beyond ``retry_from``, or of the client's network beyond ``retry_from_network``."""
+    ``auto``: while handshakes are in progress or failed of late beyond ``retry_from``, or are in progress with the client's network
+    beyond ``retry_from_network``."""
     connections: int = 100_000
     """Connections alive at any time, handshakes included; what comes beyond is refused."""
     max_datagram_size: int = MIN_DATAGRAM

@@ -212,3 +212,14 @@ def test_a_flood_of_initials_by_itself_makes_it_ask_and_clients_get_in(engine) -
     assert world.run(lambda: client.ready, seconds=3)
     assert client.quic._retry_count == 1
     assert world.told().limits_hit == {"handshakes": 0, "handshakes_per_network": 0}
+
+
+def test_a_flood_that_is_not_even_authentic_makes_it_ask_too(engine) -> None:
+    """Keys are made for each such packet, before it is found out."""
+    world = Asking(engine, "auto", handshakes=40)
+    junk = initial(b"d" * 8, HELLO)[14:]
+    for number in range(100):
+        world.say(b"\xc3\0\0\0\1\x08%08d" % number + junk, (f"10.{number}.0.1", 1))
+    assert (world.endpoint.connections, world.told().retries, world.told().asking) == (0, 90, True)
+    client = world.connect()
+    assert world.run(lambda: client.ready, seconds=3)

@@ -71,8 +71,7 @@ def test_a_client_is_let_in_and_counted_until_it_leaves() -> None:
     assert door.gate.handshakes == 0
     door.gate.enter(7, PEER[0])
     assert door.gate.handshakes == 1
-    door.gate.leave(7)
-    door.gate.leave(7)
+    door.gate.leave(7, complete=True)
     assert door.gate.handshakes == 0
     assert not door.gate._networks
     assert (door.tokens(), door.limits(), door.told().retries, door.told().asking) == ({}, {}, 0, False)
@@ -97,7 +96,7 @@ def test_handshakes_are_bounded_in_all_and_by_network() -> None:
     assert [door.enter((f"2001:db8::{number}", 1)) for number in range(1, 4)] == [True, True, False]
     assert [door.enter(host(number)) for number in range(3)] == [True, False, False]
     assert door.limits() == {"handshakes_per_network": 3, "handshakes": 2}
-    door.gate.leave(1)
+    door.gate.leave(1, complete=True)
     assert door.enter(("192.0.2.9", 1))
     assert not door.told().asking
 
@@ -201,7 +200,7 @@ def test_it_goes_off_when_the_flood_is_over_and_not_before() -> None:
         door.enter(host(number))
     assert isinstance(door.knock(host(10)), bytes)
     for handle in range(1, 11):
-        door.gate.leave(handle)  # they took too long
+        door.gate.leave(handle, complete=False)  # they took too long
     for second in range(1, 60):
         door.now = float(second)
         for number in range(10):
@@ -221,7 +220,7 @@ def test_clients_that_answer_do_not_keep_it_on() -> None:
         door.enter(host(number))
     assert isinstance(door.knock(host(10)), bytes)
     for handle in range(1, 11):
-        door.gate.leave(handle)
+        door.gate.leave(handle, complete=True)
     for tenth in range(99):
         door.now = tenth / 10
         for number in range(5):
@@ -231,6 +230,30 @@ def test_clients_that_answer_do_not_keep_it_on() -> None:
             assert isinstance(door.answer(retry), Arrival)
     door.now = 10.0
     assert isinstance(door.knock(), Arrival)
+
+
+def test_handshakes_that_come_to_nothing_count_as_well() -> None:
+    """Packets that are not authentic, names that nobody has: none of these is ever in progress for long."""
+    door = Door(handshakes=40, handshake_timeout=10.0)
+    for number in range(10):
+        door.now = number / 10
+        assert door.enter(host(number))
+        door.gate.leave(door.count, complete=False)
+    assert isinstance(door.knock(), bytes)
+    for number in range(100):
+        assert isinstance(door.knock(host(number)), bytes)
+    door.now = 11.0
+    assert isinstance(door.knock(), bytes)
+    door.now = 21.0
+    assert isinstance(door.knock(), Arrival)
+
+
+def test_a_failure_now_and_then_is_nothing() -> None:
+    door = Door(handshakes=40, handshake_timeout=10.0)
+    for number in range(100):
+        door.now = number * 1.2
+        assert door.enter(host(number))
+        door.gate.leave(door.count, complete=number % 2 == 0)
 
 
 def test_pressure_stays_between_its_two_marks_as_it_is() -> None:
