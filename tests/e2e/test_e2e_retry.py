@@ -60,7 +60,12 @@ async def test_a_client_is_served_and_keeps_its_backend(asking, authority):
     assert asking.metric("qproxy_quic_retry") == 1
 
 
-@pytest.mark.parametrize("session", [curl_session, niquests_session], ids=["ngtcp2", "qh3"])
+def chrome_session(authority, port):
+    """Its hello has a post-quantum key share, and takes two datagrams."""
+    return curl_session(authority, port, impersonate="chrome")
+
+
+@pytest.mark.parametrize("session", [curl_session, chrome_session, niquests_session], ids=["ngtcp2", "ngtcp2 as Chrome", "qh3"])
 def test_independent_clients_are_served(asking, authority, session):
     with session(authority, asking.port) as client:
         for _ in range(3):

@@ -15,7 +15,7 @@ from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.seam import Datagram
 from tests.sim import engines
 from tests.sim.packets import crypto, initial
-from tests.sim.simulator import SERVER, Client, World
+from tests.sim.simulator import SERVER, Client, Link, World
 
 PEER = ("203.0.113.9", 999)
 ANSWERS = 16  # version negotiations, Retry packets, refusals and resets for one batch of datagrams
@@ -81,6 +81,25 @@ def test_a_client_proves_its_address_and_keeps_its_original_id(engine, form) -> 
     assert world.endpoint.handshakes == 0
     if form is not None:
         assert Codec(form.layout).decode(client.quic._retry_source_connection_id).server_id == form.server_id
+
+
+def test_a_client_of_version_2_proves_it_too(engine) -> None:
+    world = Asking(engine)
+    client = world.connect(Client(original_version=0x6B3343CF, supported_versions=[0x6B3343CF, 1]))
+    assert world.run(lambda: client.ready, seconds=5)
+    assert client.quic._retry_count == 1
+    assert client.quic._version == (0x6B3343CF if engine.version_2 else 1)
+
+
+def test_packets_that_are_lost_on_the_way_are_brought_again(engine) -> None:
+    world = Asking(engine, handshake_timeout=30.0)
+    world.link = Link(latency=0.02, loss=0.1)
+    clients = [world.connect(Client(address=("198.51.100.7", 4000 + number))) for number in range(10)]
+    assert world.run(lambda: len(world.of(ConnectionReady)) == len(clients), seconds=30)
+    assert {ready.affinity for ready in world.of(ConnectionReady)} == {
+        connection_key(b"s" * 16, client.quic.original_destination_connection_id) for client in clients
+    }
+    assert set(world.tokens()) == {"valid"}
 
 
 def test_a_retry_keeps_nothing_and_its_token_opens_once_only_at_its_address(engine) -> None:
