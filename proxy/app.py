@@ -32,6 +32,7 @@ from proxy.control.admin import Admin, ConfigStatus, Views
 from proxy.control.certificates import CertificateRefresher, with_certificates
 from proxy.control.log import Logs, LogSettings
 from proxy.control.metrics import Exposition
+from proxy.control.presence import Presence
 from proxy.control.probe import Prober
 from proxy.control.state import StateError, load_secret
 from proxy.deadlines import TICK, Deadlines
@@ -116,6 +117,8 @@ class App:
         self._default_certificate = self_signed(("localhost",))
         self._tasks = Tasks(self._log)
         self._secret = secret
+        self._presence = Presence(configuration.state, time.time)
+        self._tickets = Tickets(secret, time.time, os.urandom, self._presence.alone_since)
         snapshot = self._compile(configuration, None)
         self._services = Services(
             snapshot=snapshot,
@@ -151,6 +154,7 @@ class App:
         """From start to drain."""
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._logs.close)
+            stack.callback(self._presence.close)
             stack.push_async_callback(self._tasks.close)
             stack.callback(self._services.upstreams.close)
             await self._listen(stack)
@@ -231,7 +235,7 @@ class App:
             self._secret,
             random_bytes=os.urandom,
             admit=admit,
-            tickets=Tickets(self._secret, time.time, os.urandom) if quic.resumption else None,
+            tickets=self._tickets if quic.resumption else None,
             wall=time.time,
         )
 

@@ -22,6 +22,7 @@ from balancer.pool import Outcome
 from proxy.admission import Admitted, admit, health
 from proxy.answers import date_header, failure_headers, plain_text
 from proxy.deadlines import Expiring
+from proxy.early import TOO_EARLY, declared, marked, unmarked
 from proxy.engine.events import Informational, RequestBody, RequestHead, ResponseHead, UpstreamRequest
 from proxy.errors import Kind, ProxyError, Reset
 from proxy.message import Header, Headers, bracketed, host_of
@@ -221,6 +222,8 @@ class Exchange:
             self._request_id = outbound.request_id
             headers = outbound.headers if edit is None else edit.apply(outbound.headers, self._variables)
             lines = b""
+        if head.early:
+            headers = marked(headers)
         target = head.path if action.rewrite is None else action.rewrite.apply(head.path)
         self._request = UpstreamRequest(head.method, target, head.authority, headers, head.content_length, head.end, lines)
         if not head.end:
@@ -351,6 +354,9 @@ class Exchange:
 
     def on_response_head(self, event: ResponseHead, now: float) -> None:
         """The backend answers; when all of it came at once, it needs no pipe."""
+        if self._head.early and event.status == TOO_EARLY and not declared(self._head.headers):
+            self._repeat_later(event, now)
+            return
         headers = self._begin_response(event, now)
         self._head_sent = True
         client = self.client
@@ -366,6 +372,25 @@ class Exchange:
         else:
             client.send_head(self.stream, event.status, headers, end=True)
         self._finish("complete", _SUCCESS, now)
+
+    def _repeat_later(self, event: ResponseHead, now: float) -> None:
+        """The backend wants the request, which was early, after the handshake (RFC 8470, section 5.2)."""
+        connection, self._connection = self._connection, None
+        if not event.end and connection is not None:
+            connection.abort()
+        self._give_up_backend(_SUCCESS, now)
+        assert self._request is not None
+        self._request.headers = unmarked(self._request.headers)
+        self._head.early = False
+        if not self.client.await_handshake(self.stream):
+            self.on_handshake_completed()
+
+    def on_handshake_completed(self) -> None:
+        """The client is no replay: its request goes to the same backend again."""
+        if not self._done:
+            assert self._tried is not None
+            self._attempts -= 1
+            self._try(self._tried, self._services.clock())
 
     def _begin_response(self, event: ResponseHead, now: float) -> Headers:
         """Take note of the answer; gives the fields that go on to the client."""

@@ -23,6 +23,7 @@ class ProxyMetrics:
         "connections_aged",
         "connections_open",
         "datagrams",
+        "early_requests",
         "exchange_errors",
         "handshake_failures",
         "handshake_seconds",
@@ -79,6 +80,11 @@ class ProxyMetrics:
         self.handshake_failures = counter("qproxy_handshake_failures_total", "Connections lost before HTTP began", ("transport", "reason"))
         self.streams = counter("qproxy_streams_total", "Requests begun", ("version",))
         self.streams_open = gauge("qproxy_streams_open", "Requests now in progress", ("version",))
+        self.early_requests = counter(
+            "qproxy_early_requests_total",
+            "Requests before the end of the handshake, by what became of them (sent: on to the backend, waited, repeated: after a 425)",
+            ("outcome",),
+        )
         self.stream_errors = counter("qproxy_stream_errors_total", "Requests cut before their answer was complete", ("version", "reason"))
         self.rejected = counter("qproxy_rejected_total", "Requests refused as malformed or too large", ("version", "reason"))
         self.limits_hit = counter("qproxy_limits_hit_total", "What a limit of the configuration turned away", ("limit",))

@@ -61,6 +61,8 @@ class TlsProfile:
     domain: str
     """The configured host that matched, or ``default``: the label of sni_resolutions_total."""
     is_default: bool = False
+    early_data: bool = False
+    """Whether QUIC clients that resume may send requests before the end of the handshake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +283,8 @@ class Site:
     health_path: bytes | None
     """None: switched off here."""
     client_rule: ClientCertificateRule | None
+    early_data: bool = False
+    """Whether its requests may go to a backend before the end of the handshake."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

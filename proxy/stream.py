@@ -40,5 +40,8 @@ class ClientConnection(Protocol):
     def consumed(self, stream: int, credit: int) -> None: ...
     def reset(self, stream: int, reason: Reset) -> None: ...
 
+    def await_handshake(self, stream: int) -> bool:
+        """The exchange of an early request waits: it hears ``on_handshake_completed``. False: the handshake is complete already."""
+
     def exchange_done(self, stream: int) -> None:
         """The exchange of this stream is over; the connection forgets it."""

@@ -41,6 +41,8 @@ pub struct Connection {
     keep_alive: Option<KeepAlive>,
     /// When the client was heard last, or sent a PING. For `keep_alive` only.
     quiet_since: Instant,
+    /// The handshake was complete once.
+    completed: bool,
     told_closed: bool,
 }
 
@@ -58,6 +60,7 @@ impl Connection {
             release_at: None,
             keep_alive,
             quiet_since: now,
+            completed: false,
             told_closed: false,
         }
     }
@@ -76,8 +79,14 @@ impl Connection {
 
     /// The handshake was complete once.
     #[must_use]
-    pub fn was_ready(&self) -> bool {
-        self.http.is_some()
+    pub fn is_complete(&self) -> bool {
+        self.completed
+    }
+
+    /// It takes requests, and the handshake is not complete.
+    #[must_use]
+    pub fn is_early(&self) -> bool {
+        self.http.is_some() && !self.completed
     }
 
     /// Its end was told; it takes no verbs any more.
@@ -97,15 +106,21 @@ impl Connection {
         if self.told_closed {
             return;
         }
-        if self.http.is_none() && self.quic.is_established() {
+        let established = self.quic.is_established();
+        if self.http.is_none() && (established || self.quic.is_in_early_data()) {
             match Http3::new(&mut self.quic, limits) {
-                Ok(http) => self.http = Some(http),
+                Ok(http) => {
+                    self.http = Some(http);
+                    app.changed(Change::Ready { early: !established });
+                }
                 Err(_) => self.close(code::INTERNAL_ERROR, "no control stream"),
             }
+        } else if established && self.is_early() {
+            app.changed(Change::Completed);
+        }
+        if established {
+            self.completed = true;
             self.complete_by = None;
-            if self.http.is_some() {
-                app.changed(Change::Ready);
-            }
         }
         if let Some(http) = &mut self.http {
             http.read(&mut self.quic, limits, app, scratch);
@@ -147,7 +162,7 @@ impl Connection {
             self.complete_by = None;
             self.linger_until = None;
             let (error, detail) = self.reason();
-            let error = if self.http.is_none() && error.is_empty() { "closed" } else { error };
+            let error = if !self.completed && error.is_empty() { "closed" } else { error };
             app.changed(Change::Closed { error: error.to_owned(), detail, seen: self.seen() });
         } else if let Some(http) = &mut self.http {
             if http.is_drained(&mut self.quic) {

@@ -23,7 +23,7 @@ use crate::http3::{Http3, Limits};
 use crate::io::{Burst, MAX_BURST, MAX_SEGMENTS, Receiver, Sender, link_mtu};
 use crate::output::Chunk;
 use crate::packets::{self, Cid, MAX_CID, MIN_DATAGRAM};
-use crate::python::{self, Arrival, Callbacks, Teller, setting};
+use crate::python::{self, Arrival, Callbacks, Teller, Told, setting};
 use crate::timers::Timers;
 use crate::tls::{self, Tls};
 
@@ -631,7 +631,7 @@ impl Endpoint {
 
     /// Turn what a connection has to tell into events.
     fn collect(&mut self, py: Python<'_>, slot: usize) -> PyResult<()> {
-        let was_ready = self.entries.get(slot).is_some_and(|entry| entry.connection.was_ready());
+        let was_complete = self.entries.get(slot).is_some_and(|entry| entry.connection.is_complete());
         self.visit(py, slot, |entry, limits, app, scratch| entry.connection.collect(limits, app, scratch))?;
         let Some(entry) = self.entries.get_mut(slot) else { return Ok(()) };
         while let Some(cid) = entry.connection.quic.retired_scid_next() {
@@ -640,7 +640,7 @@ impl Endpoint {
                 self.by_cid.remove(&cid);
             }
         }
-        if !was_ready && entry.connection.was_ready() || entry.connection.quic.scids_left() > 0 && was_ready {
+        if !was_complete && entry.connection.is_complete() || entry.connection.quic.scids_left() > 0 && was_complete {
             self.issue_cids(py, slot)?;
         }
         Ok(())
@@ -667,9 +667,8 @@ impl Endpoint {
         action: impl FnOnce(&mut Entry, &Limits, &mut Teller<'_, '_>, &mut [u8]),
     ) -> PyResult<()> {
         let Some(entry) = self.entries.get_mut(slot) else { return Ok(()) };
-        let was_ready = entry.connection.was_ready();
-        let quic = &mut entry.connection.quic;
-        let session = if was_ready { None } else { tls::session(py, quic.as_mut()).map(|session| (session, quic.is_resumed())) };
+        let was_complete = entry.connection.is_complete();
+        let session = if was_complete { None } else { Told::of(py, &mut entry.connection.quic) };
         let mut teller = Teller {
             py,
             callbacks: &self.callbacks,
@@ -677,18 +676,16 @@ impl Endpoint {
             handle: entry.handle,
             peer: entry.connection.peer,
             session,
-            ready: false,
+            early: entry.connection.is_early(),
             closed: false,
             failed: false,
         };
         let outcome = guarded(|| action(entry, &self.limits, &mut teller, &mut self.scratch));
-        let Teller { ready, closed, failed, .. } = teller;
-        let is_ready = entry.connection.was_ready(); // also where a panic kept it from being told
-        if !was_ready && (is_ready || closed) {
-            self.callbacks.leave(py, entry.handle, is_ready)?;
-        }
-        if ready {
+        let Teller { closed, failed, .. } = teller;
+        let is_complete = entry.connection.is_complete(); // also where a panic kept it from being told
+        if !was_complete && (is_complete || closed) {
             tls::forget(entry.connection.quic.as_mut());
+            self.callbacks.leave(py, entry.handle, is_complete)?;
         }
         match outcome {
             Err(words) if !closed => self.remove(py, slot, "internal_error", &words),
@@ -793,7 +790,7 @@ impl Endpoint {
         if entry.connection.is_closed() {
             return Ok(());
         }
-        if !entry.connection.was_ready() {
+        if !entry.connection.is_complete() {
             self.callbacks.leave(py, entry.handle, false)?;
             if error == "not_authentic" && !self.callbacks.counts() {
                 return Ok(()); // nobody knows of it

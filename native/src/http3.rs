@@ -107,8 +107,10 @@ pub struct Seen {
 /// What happens to a connection as a whole.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The handshake is complete.
-    Ready,
+    /// It takes requests: the handshake is complete, or has come as far as `early` data, which may be a replay (RFC 8446, section 8).
+    Ready { early: bool },
+    /// The handshake of one that was ready early is complete.
+    Completed,
     /// The client has another address, and it was validated (RFC 9000, section 9).
     Moved(SocketAddr),
     /// It is over; the last change. A token for metrics, empty for a clean end, and words for the log.

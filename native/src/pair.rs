@@ -78,7 +78,9 @@ impl Application for Recorder {
 
     fn changed(&mut self, change: Change) {
         self.told.push(match change {
-            Change::Ready => "ready".to_owned(),
+            Change::Ready { early: false } => "ready".to_owned(),
+            Change::Ready { early: true } => "ready early".to_owned(),
+            Change::Completed => "completed".to_owned(),
             Change::Moved(peer) => format!("moved to {peer}"),
             Change::Closed { error, detail, .. } => format!("closed {error:?} {detail:?}"),
         });

@@ -13,6 +13,7 @@ use quiche::h3::{Header, NameValue};
 
 use crate::http3::{Application, Change, Seen, Verdict};
 use crate::packets::Cid;
+use crate::tls;
 
 /// What becomes of a client's first packet.
 pub enum Arrival {
@@ -33,6 +34,7 @@ pub struct Callbacks {
     stream_reset: Py<PyAny>,
     rejected: Py<PyAny>,
     drained: Py<PyAny>,
+    handshake_completed: Py<PyAny>,
     path_changed: Py<PyAny>,
     connection_closed: Py<PyAny>,
     connection_stats: Py<PyAny>,
@@ -70,6 +72,7 @@ impl Callbacks {
             stream_reset: class("StreamReset")?,
             rejected: class("Rejected")?,
             drained: class("Drained")?,
+            handshake_completed: class("HandshakeCompleted")?,
             path_changed: class("PathChanged")?,
             connection_closed: class("ConnectionClosed")?,
             connection_stats: class("ConnectionStats")?,
@@ -228,6 +231,21 @@ fn section<'py>(py: Python<'py>, fields: &[Header]) -> PyResult<Bound<'py, PyLis
     PyList::new(py, pairs)
 }
 
+/// What there is to tell of a handshake.
+pub struct Told {
+    session: Py<PyAny>,
+    resumed: bool,
+    random: [u8; 32],
+}
+
+impl Told {
+    /// None before the ClientHello.
+    pub fn of(py: Python<'_>, quic: &mut quiche::Connection) -> Option<Self> {
+        let session = tls::session(py, quic.as_mut())?;
+        Some(Self { session, resumed: quic.is_resumed(), random: tls::client_random(quic.as_mut()) })
+    }
+}
+
 /// Collects the events of one connection. An exception of a class or a callable is a fault of ours: it is told by `sys.unraisablehook`,
 /// and `failed` says that the connection is to be closed.
 pub struct Teller<'a, 'py> {
@@ -236,9 +254,10 @@ pub struct Teller<'a, 'py> {
     pub events: &'a Bound<'py, PyList>,
     pub handle: u64,
     pub peer: SocketAddr,
-    /// Of a handshake: its session, and whether that was resumed.
-    pub session: Option<(Py<PyAny>, bool)>,
-    pub ready: bool,
+    /// Until the handshake is complete.
+    pub session: Option<Told>,
+    /// Requests may be replays.
+    pub early: bool,
     pub closed: bool,
     pub failed: bool,
 }
@@ -261,10 +280,13 @@ impl<'py> Teller<'_, 'py> {
         self.tell(event);
     }
 
-    fn ready_event(&mut self) -> PyResult<Bound<'py, PyAny>> {
-        let (session, resumed) = self.session.take().ok_or_else(|| PyKeyError::new_err("a handshake without a session"))?;
-        let how = [("resumed", resumed)].into_py_dict(self.py)?;
-        session.into_bound(self.py).call_method(intern!(self.py, "ready"), (address(self.peer),), Some(&how))
+    fn ready_event(&mut self, early: bool) -> PyResult<Bound<'py, PyAny>> {
+        let told = self.session.take().ok_or_else(|| PyKeyError::new_err("a handshake without a session"))?;
+        let how = [("resumed", told.resumed)].into_py_dict(self.py)?;
+        if early {
+            how.set_item("early", PyBytes::new(self.py, &told.random))?;
+        }
+        told.session.into_bound(self.py).call_method(intern!(self.py, "ready"), (address(self.peer),), Some(&how))
     }
 
     fn try_head(&mut self, stream: u64, fields: &[Header], end: bool) -> PyResult<Verdict> {
@@ -278,7 +300,11 @@ impl<'py> Teller<'_, 'py> {
             self.rejected(stream, 400, reason, detail);
             return Ok(Verdict::Rejected(400));
         }
-        self.events.append((self.handle, made.get_item(0)?))?;
+        let event = made.get_item(0)?;
+        if self.early && status == 0 {
+            event.setattr(intern!(self.py, "early"), true)?;
+        }
+        self.events.append((self.handle, event))?;
         if status != 0 {
             return Ok(Verdict::Rejected(status));
         }
@@ -339,10 +365,14 @@ impl Application for Teller<'_, '_> {
 
     fn changed(&mut self, change: Change) {
         match change {
-            Change::Ready => {
-                self.ready = true;
-                let event = self.ready_event();
+            Change::Ready { early } => {
+                self.early = early;
+                let event = self.ready_event(early);
                 self.tell(event);
+            }
+            Change::Completed => {
+                self.early = false;
+                self.call(&self.callbacks.handshake_completed, ());
             }
             Change::Moved(peer) => self.call(&self.callbacks.path_changed, (address(peer),)),
             Change::Closed { error, detail, seen } => {

@@ -3,7 +3,7 @@
 //! Asks Python (`engine/quic/sessions.py`) for the session that a ClientHello begins, and knows what its profile looks like. Knows no
 //! packets and no connections.
 //!
-//! 0-RTT is not offered. A context is never swapped for another one in a handshake, since quiche's callbacks live on the one that it was
+//! A context is never swapped for another one in a handshake, since quiche's callbacks live on the one that it was
 //! given: certificate, key and the rule for client certificates are set on the session.
 
 use std::collections::HashMap;
@@ -16,6 +16,7 @@ use boring::pkey::{PKey, Private};
 use boring::ssl::{NameType, SniError, Ssl, SslAlert, SslContextBuilder, SslMethod, SslOptions, SslRef, SslVerifyMode, SslVersion};
 use boring::x509::X509;
 use boring::x509::store::{X509Store, X509StoreBuilder};
+use foreign_types_shared::ForeignTypeRef;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyWeakrefMethods, PyWeakrefReference};
@@ -49,6 +50,13 @@ pub fn prepare(ssl: &mut SslRef, original: Cid) {
 /// The Python session that the ClientHello began.
 pub fn session(py: Python<'_>, ssl: &SslRef) -> Option<Py<PyAny>> {
     Some(ssl.ex_data(*HANDSHAKE)?.session.as_ref()?.clone_ref(py))
+}
+
+/// What its ClientHello says that no other does.
+pub fn client_random(ssl: &SslRef) -> [u8; 32] {
+    let mut random = [0; 32];
+    ssl.client_random(&mut random);
+    random
 }
 
 /// The handshake is over: nobody asks for the session any more.
@@ -114,6 +122,10 @@ impl Shared {
             let profile = session.getattr(intern!(py, "profile")).map_err(|error| self.told(py, error))?;
             let identity = locked(&self.known).identity(&profile).map_err(|error| self.told(py, error))?;
             identity.apply(ssl).map_err(|_| SslAlert::INTERNAL_ERROR)?;
+            let early_data: bool =
+                session.getattr(intern!(py, "early_data")).and_then(|word| word.extract()).map_err(|error| self.told(py, error))?;
+            // SAFETY: the session is alive; with its tickets and for the one that it resumes, early data is yet to be decided on.
+            unsafe { boring_sys::SSL_set_early_data_enabled(ssl.as_ptr(), early_data.into()) };
             if let Some(handshake) = ssl.ex_data_mut(*HANDSHAKE) {
                 handshake.session = Some(session.unbind());
             }

@@ -69,7 +69,7 @@ def compile_snapshot(  # noqa: PLR0913  # each is one impure thing that this pur
                 wildcard[pattern[2:].encode()] = host
             else:
                 exact[pattern.encode()] = host
-            sni.add(TlsProfile(material.certificate, material.client_rule, pattern))
+            sni.add(TlsProfile(material.certificate, material.client_rule, pattern, early_data=site.early_data))
     certificate = configuration.default_certificate or default_certificate
     snapshot = Snapshot(
         generation=generation,
@@ -120,7 +120,11 @@ class _SniBuilder:
 
 
 def _same(new: TlsProfile, old: TlsProfile | None) -> TlsProfile:
-    if old is not None and (old.certificate, old.client_rule) == (new.certificate, new.client_rule):
+    if old is not None and (old.certificate, old.client_rule, old.early_data) == (
+        new.certificate,
+        new.client_rule,
+        new.early_data,
+    ):
         return old
     return new
 

@@ -74,7 +74,12 @@ def compile_site(
     if model.health is not None:
         health_path = model.health.path.encode() if isinstance(model.health, model_site.Health) else None
     return Site(
-        name=name, hosts=tuple(dict.fromkeys(model.hosts)), routes=RouteTable(routes), health_path=health_path, client_rule=client_rule
+        name=name,
+        hosts=tuple(dict.fromkeys(model.hosts)),
+        routes=RouteTable(routes),
+        health_path=health_path,
+        client_rule=client_rule,
+        early_data=model.early_data,
     )
 
 

@@ -93,6 +93,8 @@ def _site_change(old: Site, new: Site) -> str:
         parts.append("health path changed")
     if old.client_rule != new.client_rule:
         parts.append("client certificates changed")
+    if old.early_data != new.early_data:
+        parts.append(f"early data {'on' if new.early_data else 'off'}")
     before, after = [_route_key(route) for route in old.routes.routes], [_route_key(route) for route in new.routes.routes]
     if len(before) != len(after):
         parts.append(f"{len(before)} -> {len(after)} routes")

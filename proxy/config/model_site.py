@@ -269,6 +269,11 @@ class Site(Model):
     """Trying a request again, for all routes."""
     limits: RouteLimits = RouteLimits()
     """Bounds on requests, for all routes."""
+    early_data: bool = False
+    """Whether HTTP/3 clients that come back may send requests before the end of the handshake (0-RTT), which saves them a round trip. Only
+    GET, HEAD and OPTIONS go on at once, with ``Early-Data: 1`` (RFC 8470), and only where surely nobody has sent a copy: other processes
+    with the same state folder are noticed, and then all wait for the end; machines that have a copy of its secret are not, so leave it off
+    there."""
     routes: list[Route] = Field(min_length=1, max_length=10_000)
     """What happens to requests."""
     pools: dict[Name, Pool] = Field(default_factory=dict)
@@ -278,6 +283,12 @@ class Site(Model):
     @classmethod
     def _switch(cls, value: Any) -> Any:
         return health_switch(value)
+
+    @model_validator(mode="after")
+    def _early(self) -> "Site":
+        if self.early_data and self.tls is not None and self.tls.client_certificates is not None:
+            raise says("'early_data' has no effect with client certificates: they are asked for in the handshake", "early_data")
+        return self
 
 
 def health_switch(value: Any) -> Any:

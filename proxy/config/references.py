@@ -25,6 +25,7 @@ def check_references(documents: list[Document]) -> tuple[list[Problem], list[Pro
     checker.servers()
     checker.hosts()
     checker.pools()
+    checker.early_data()
     return checker.problems, checker.warnings
 
 
@@ -129,6 +130,16 @@ class _Checker:
             self._routes(document, path, site, own, shared)
             self._unused(own)
         self._unused(shared)
+
+    def early_data(self) -> None:
+        """Early data comes with session tickets."""
+        if not any(is_off(_get(document.data, "server", "quic", "resumption")) for document in self._documents):
+            return
+        for document, path, site in self._sites():
+            given = _get(site, "early_data")
+            if given is not None and not is_off(given):
+                message = "'early_data' has no effect while server.quic.resumption is off: there are no tickets that it could come with"
+                self.warnings.append(document.problem((*path, "early_data"), message, at_key=True))
 
     def _routes(self, document: Document, path: Path, site: Data, own: _Pools, shared: _Pools) -> None:
         seen: dict[str, int] = {}

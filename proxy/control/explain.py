@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from balancer.affinity import address_key
+from proxy.early import why_wait
 from proxy.engine.events import RequestHead
 from proxy.engine.seam import EngineLimits
 from proxy.engine.validate import Malformed, pseudo_request
@@ -105,6 +106,10 @@ def explain(snapshot: Snapshot, question: Question, secret: bytes, now: float) -
     for route, taken, why in host.site.routes.explain(parts.method, parts.path, parts.headers):
         yield Line("route" if route.name else "", f"{'*' if taken else ' '} {route.name} [{route.match.describe()}] {why}")
         chosen = route if taken else chosen
+    if question.protocol == "h3" and host.site.early_data:
+        wait = why_wait(snapshot, host, parts, (question.client, 0))
+        told = f"waits for the end of the handshake: {wait}" if wait else "goes on at once where its flight can't be a copy, else waits"
+        yield Line("early data", told)
     if chosen is None:
         yield Line("answer", "404: no route of the site matches")
         return

@@ -30,6 +30,8 @@ class RequestHead:
     expect_continue: bool = False
     plain: bool = field(default=False, compare=False)
     """No field is one that a proxy takes out or writes itself (``policy.forwarded.FROM_STRANGERS``, or named by Connection)."""
+    early: bool = field(default=False, compare=False)
+    """It came before the end of the handshake (RFC 8470)."""
 
 
 @dataclass(slots=True)
@@ -91,6 +93,15 @@ class ConnectionReady:
     """What ``select`` returned for this SNI (see ``engine/seam.py``)."""
     resumed: bool
     """By a session ticket (RFC 8446, section 2.2)."""
+    early: bool = False
+    """The handshake is not complete: what comes before ``HandshakeCompleted`` may be a replay (RFC 8446, section 8)."""
+    vouched: bool = False
+    """With ``early``: it surely is none."""
+
+
+@dataclass(slots=True)
+class HandshakeCompleted:
+    """QUIC: a connection that was ready ``early`` is the client's own."""
 
 
 @dataclass(slots=True)
@@ -179,6 +190,15 @@ class ResponseEnd:
 
 
 Event: TypeAlias = (
-    RequestHead | RequestBody | RequestEnd | StreamReset | Rejected | Drained | ConnectionReady | PathChanged | ConnectionClosed
+    RequestHead
+    | RequestBody
+    | RequestEnd
+    | StreamReset
+    | Rejected
+    | Drained
+    | ConnectionReady
+    | HandshakeCompleted
+    | PathChanged
+    | ConnectionClosed
 )
 UpstreamEvent: TypeAlias = Informational | ResponseHead | ResponseBody | ResponseEnd

@@ -92,6 +92,10 @@ class ClientStreams(ABC):
         if self.exchanges.pop(stream, None) is not None:
             self._stream_gauge.value -= 1
 
+    def await_handshake(self, stream: int) -> bool:  # noqa: ARG002  # of those connections that take early data
+        """See ``stream.ClientConnection``."""
+        return False
+
     def lose_exchanges(self, reason: str) -> None:
         """The connection is gone: every exchange hears of it."""
         for exchange in list(self.exchanges.values()):

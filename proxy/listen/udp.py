@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TypeAlias
 
-from proxy.engine.events import ConnectionClosed, ConnectionReady, ConnectionStats, Event, PathChanged, RequestHead
+from proxy.early import EarlyRequests
+from proxy.engine.events import ConnectionClosed, ConnectionReady, ConnectionStats, Event, HandshakeCompleted, PathChanged, RequestHead
 from proxy.engine.seam import Endpoint, Handle
 from proxy.errors import Reset
 from proxy.listen.age import begin_age
@@ -42,8 +43,32 @@ class QuicClient(ClientStreams):
         self.tls = ready.tls_profile
         self.sni = ready.sni
         self.affinity_key = ready.affinity
+        self.early = EarlyRequests(owner.services, vouched=ready.vouched) if ready.early else None
+        """What waits for the end of the handshake; None once that is complete."""
         self.speaks("HTTP/3")
         self.age = begin_age(self.services, self.version, self._too_old, 2)
+
+    def await_handshake(self, stream: int) -> bool:
+        """See ``stream.ClientConnection``."""
+        if self.early is None:
+            return False
+        self.early.repeat(stream)
+        return True
+
+    def handshake_completed(self) -> None:
+        """Let those go on that waited for it."""
+        early, self.early = self.early, None
+        if early is None:
+            return
+        for event in early.release():
+            self.deliver(event)
+        for stream in early.repeated:
+            exchange = self.exchanges.get(stream)
+            if exchange is not None:
+                try:
+                    exchange.on_handshake_completed()
+                except Exception as error:  # noqa: BLE001  # one exchange's fault is not its neighbours'
+                    exchange.on_internal_error(error)
 
     def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> None:
         """See ``engine/seam.py``, as for all of these."""
@@ -188,9 +213,12 @@ class UdpListener:
             self._gone(handle, client, event)
         elif client is None:
             return
+        elif isinstance(event, HandshakeCompleted):
+            self._shook_hands(handle)
+            client.handshake_completed()
         elif isinstance(event, PathChanged):
             self._moved(client, event.peer)
-        else:
+        elif client.early is None or not client.early.holds(event, client.peer):
             client.deliver(event)
             if self._leaving and type(event) is RequestHead and handle in self._leaving:
                 self._leaving.discard(handle)
@@ -204,9 +232,9 @@ class UdpListener:
         meters.http3_connections.cell().value += 1
         meters.quic_resumed.cell().value += event.resumed
         key = event.affinity.hex()
-        self.services.log.debug("connection began", client=event.peer[0], sni=event.sni, resumed=event.resumed, key=key)
-        _, began = self._admitted[handle]
-        meters.handshake_seconds.cell("quic").observe(self.services.clock() - began)
+        self.services.log.debug("connection began", client=event.peer[0], sni=event.sni, resumed=event.resumed, early=event.early, key=key)
+        if not event.early:
+            self._shook_hands(handle)
         meters.connections.cell(self.listener.name, "HTTP/3").value += 1
         meters.connections_open.cell("HTTP/3").value += 1
         if self.services.draining:
@@ -219,6 +247,10 @@ class UdpListener:
         self.services.log.info("path changed", kind=kind, old=old, new=new, key=client.affinity_key.hex())
         self.services.meters.quic_path_changes.cell(kind).value += 1
         client.peer = to
+
+    def _shook_hands(self, handle: Handle) -> None:
+        _, began = self._admitted[handle]
+        self.services.meters.handshake_seconds.cell("quic").observe(self.services.clock() - began)
 
     def _gone(self, handle: Handle, client: QuicClient | None, event: ConnectionClosed) -> None:
         meters = self.services.meters

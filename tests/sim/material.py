@@ -55,5 +55,5 @@ class Profile(SimpleNamespace):
     __hash__ = object.__hash__
 
 
-def profile(name: str, client_rule: object = None) -> Profile:
-    return Profile(certificate=material(name), client_rule=client_rule, domain=name)
+def profile(name: str, client_rule: object = None, *, early_data: bool = False) -> Profile:
+    return Profile(certificate=material(name), client_rule=client_rule, domain=name, early_data=early_data)

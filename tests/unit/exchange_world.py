@@ -62,6 +62,14 @@ class FakeClient:
     said: list[tuple[Any, ...]] = field(default_factory=list)
     queued: int = 0
     done: list[int] = field(default_factory=list)
+    awaiting: list[int] | None = None
+    """Streams that wait for the end of the handshake; None: it is over."""
+
+    def await_handshake(self, stream: int) -> bool:
+        if self.awaiting is None:
+            return False
+        self.awaiting.append(stream)
+        return True
 
     def respond(self, stream: int, status: int, headers: Headers, body: bytes) -> None:
         self.said.append(("respond", stream, status, headers, body))
@@ -185,7 +193,7 @@ class FakeUpstreams:
 class World:
     """Three backends, one site, one route, unless told otherwise."""
 
-    def __init__(self, *, idle: int = 9, backends: int = 3, **route: Any) -> None:
+    def __init__(self, *, idle: int = 9, backends: int = 3, early_data: bool = False, **route: Any) -> None:
         self.now = 1000.0
         self.records: list[AccessRecord] = []
         metrics = Metrics()
@@ -224,7 +232,7 @@ class World:
         if "forward" in route:
             values["action"] = Forward(self.pool, *route.pop("forward"))
         self.route = Route(**{**values, **route})
-        site = Site("a", ("a.example.com",), RouteTable([self.route]), b"/health", None)
+        site = Site("a", ("a.example.com",), RouteTable([self.route]), b"/health", None, early_data=early_data)
         self.host = Host("a.example.com", site, {version: Cell() for version in ("HTTP/1.1", "HTTP/2", "HTTP/3")})
         self.ids = itertools.count(1)
         make_id = lambda: b"id-%d" % next(self.ids)

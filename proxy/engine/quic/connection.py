@@ -121,6 +121,11 @@ class Transport(SendingConnection):
         return context.session if isinstance(context, ServerContext) else None
 
     @property
+    def early(self) -> bool:
+        """The handshake is not complete, and early data of the client is read."""
+        return self.tls.early_data_accepted and not self._handshake_complete
+
+    @property
     def begun(self) -> bool:
         """A packet of the client was authentic."""
         return self._state is not QuicConnectionState.FIRSTFLIGHT
@@ -252,6 +257,13 @@ class Transport(SendingConnection):
         context: Any = self.tls
         context.__class__ = ServerContext
         context.adopt(self._identities, self.original_destination_connection_id)
+
+    def _update_traffic_key(self, direction: tls.Direction, epoch: tls.Epoch, cipher_suite: tls.CipherSuite, secret: bytes) -> None:
+        context: Any = self.tls
+        if epoch is tls.Epoch.ZERO_RTT and not context.takes_early_data():
+            context.early_data_accepted = False  # the session is resumed all the same; the client sends it again
+            return
+        super()._update_traffic_key(direction, epoch, cipher_suite, secret)
 
     def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:  # noqa: FBT002  # the library's
         super()._parse_transport_parameters(data, from_session_ticket)

@@ -6,7 +6,7 @@ Pure: datagrams, time and randomness are arguments.
 Only connections with something to do are visited: those that datagrams, timers or verbs touched. Deadlines stand in a heap, at most one
 current entry for each connection; a later deadline leaves the entry where it is, and it is put right when it comes up.
 
-Who may begin a handshake ``gate`` says. 0-RTT is not part of this.
+Who may begin a handshake ``gate`` says.
 """
 
 import heapq
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from aioquic.quic import events as quic
 from aioquic.quic.configuration import QuicConfiguration
 
-from proxy.engine.events import ConnectionClosed, Event, PathChanged
+from proxy.engine.events import ConnectionClosed, Event, HandshakeCompleted, PathChanged, RequestHead
 from proxy.engine.h3 import H3Connection
 from proxy.engine.h3_frames import NO_ERROR, FieldSections
 from proxy.engine.quic import packets
@@ -46,7 +46,7 @@ _ALGORITHMS = {"auto": "cubic", "cubic": "cubic", "reno": "reno"}
 
 
 class _Connection:
-    __slots__ = ("cids", "closed", "complete_by", "handle", "http", "linger_until", "path", "pinged_at", "ready", "timer", "transport")
+    __slots__ = ("cids", "closed", "complete_by", "handle", "http", "linger_until", "path", "pinged_at", "timer", "transport")
 
     def __init__(self, handle: Handle, transport: Transport, path: tuple[Address, Address], complete_by: float) -> None:
         self.handle = handle
@@ -54,7 +54,6 @@ class _Connection:
         self.path = path
         self.complete_by: float | None = complete_by
         self.http: H3Connection | None = None
-        self.ready = False
         self.closed = False
         self.cids: set[bytes] = set()
         self.linger_until: float | None = None
@@ -358,22 +357,26 @@ class QuicEndpoint:
         out = self._events
         http = connection.http
         try:
+            if http is None and transport.early:
+                http = self._ready(connection, early=True)
             while (event := transport.next_event()) is not None:
                 if isinstance(event, quic.ConnectionIdRetired):
                     connection.cids.discard(event.connection_id)
                     self._by_cid.pop(event.connection_id, None)
                 elif isinstance(event, quic.HandshakeCompleted):
-                    http = self._ready(connection, event, now)
+                    http = self._completed(connection, now)
                 elif http is not None and transport.close_event is None:
                     http.handle(event)
         except Exception as error:  # noqa: BLE001  # as in ``receive``
             transport.close(error_code=1, frame_type=0, reason_phrase=type(error).__name__)
         if http is not None and http.events and not connection.closed:
+            if connection.complete_by is not None:
+                _mark_early(http.events)
             out.extend([(handle, told) for told in http.events])
             http.events.clear()
         if not connection.closed:
             path = transport.settled_path()
-            if connection.ready and path is not None and path != connection.path:
+            if connection.complete_by is None and path is not None and path != connection.path:
                 if path[0][0] != connection.path[0][0]:
                     transport.begin_anew()
                 connection.path = path
@@ -388,17 +391,24 @@ class QuicEndpoint:
         if transport.terminated:
             self._remove(connection)
 
-    def _ready(self, connection: _Connection, event: quic.HandshakeCompleted, now: float) -> H3Connection:
-        transport = connection.transport
-        http = connection.http = H3Connection(transport, self._limits, self._sections)
-        connection.ready = True
+    def _completed(self, connection: _Connection, now: float) -> H3Connection:
         connection.complete_by = None
         connection.pinged_at = now
         self._gate.leave(connection.handle, complete=True)
+        if connection.http is None:
+            return self._ready(connection, early=False)
+        self._events.append((connection.handle, HandshakeCompleted()))
+        return connection.http
+
+    def _ready(self, connection: _Connection, *, early: bool) -> H3Connection:
+        transport = connection.transport
+        http = connection.http = H3Connection(transport, self._limits, self._sections)
         peer, local = transport.settled_path() or connection.path
         connection.path = (peer, local)
-        assert transport.session is not None
-        self._events.append((connection.handle, transport.session.ready(peer, resumed=event.session_resumed)))
+        session, tls = transport.session, transport.tls
+        assert session is not None
+        random = tls.client_random if early else None
+        self._events.append((connection.handle, session.ready(peer, resumed=tls.session_resumed, early=random or b"")))
         return http
 
     def _tell_closed(self, connection: _Connection, error: str, detail: str) -> None:
@@ -406,7 +416,7 @@ class QuicEndpoint:
             return
         connection.closed = True
         connection.http = None
-        if not connection.ready:
+        if connection.complete_by is not None:
             self._gate.leave(connection.handle, complete=False)
             error = error or "closed"
         self._events.append((connection.handle, ConnectionClosed(error, detail)))
@@ -466,3 +476,9 @@ class QuicEndpoint:
         if connection.http is None or not (self._settings.keep_alive_idle or transport.requests_open):
             return None
         return max(transport.heard_at, connection.pinged_at) + self._settings.keep_alive
+
+
+def _mark_early(events: list[Event]) -> None:
+    for event in events:
+        if isinstance(event, RequestHead):
+            event.early = True

@@ -52,6 +52,10 @@ class Profile(Protocol):
     def client_rule(self) -> ClientRule | None:
         """See there."""
 
+    @property
+    def early_data(self) -> bool:
+        """See there."""
+
 
 class Session:
     """The session of one handshake, from the ClientHello on.
@@ -84,9 +88,23 @@ class Session:
         """A ticket that holds the TLS library's *state*; empty: none is to be given."""
         return self._tickets.seal(self._terms, self._key(resumed=resumed), state) if self._tickets is not None else b""
 
-    def ready(self, peer: Address, *, resumed: bool) -> ConnectionReady:
-        """The event that tells of it. *resumed*: the ticket that was opened is what the connection's keys come from."""
-        return ConnectionReady(self.sni, ALPN, peer, self._key(resumed=resumed), self.profile, resumed)
+    @property
+    def early_data(self) -> bool:
+        """Whether early data is offered with the tickets, and taken."""
+        return self._tickets is not None and self.profile.early_data
+
+    @property
+    def age(self) -> float:
+        """Seconds since the ticket that was opened was sealed."""
+        return self._opened.age if self._opened is not None else 0.0
+
+    def ready(self, peer: Address, *, resumed: bool, early: bytes = b"") -> ConnectionReady:
+        """The event that tells of it. *resumed*: the ticket that was opened is what the connection's keys come from.
+
+        *early*: the handshake is not complete, and early data was taken; the ClientHello's random.
+        """
+        vouched = bool(early) and self._tickets is not None and self._opened is not None and self._tickets.vouch(self._opened, early)
+        return ConnectionReady(self.sni, ALPN, peer, self._key(resumed=resumed), self.profile, resumed, bool(early), vouched)
 
     def _key(self, *, resumed: bool) -> bytes:
         """The affinity key. A ticket's counts once TLS has proven that it is this client's: anybody can read one off the wire."""
@@ -117,7 +135,8 @@ def configuration_epoch(engine: str, limits: EngineLimits, settings: QuicSetting
     Equal in all processes of one configuration, and another one as soon as it changes: then old tickets resume nothing. *engine* names
     the TLS library's form of state, which no other reads.
     """
-    remembered = (limits.streams, limits.header_bytes, limits.stream_window, limits.connection_window, settings.idle_timeout)
+    windows = (limits.stream_window, limits.connection_window)
+    remembered = (limits.streams, limits.header_bytes, windows, settings.idle_timeout, settings.migration)
     return blake2b(repr((1, engine, remembered)).encode(), digest_size=16, person=b"quic ticket").digest()
 
 

@@ -12,6 +12,7 @@ Knows what a ticket says, and no TLS: what a TLS library needs to resume is byte
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from balancer.affinity import KEY_BYTES as AFFINITY_BYTES
+from proxy.engine.quic.strikes import StrikeRegister
 
 LIFETIME = 24 * 3600
 """Seconds for which a ticket resumes. RFC 8446 allows seven days; most clients that come back do so within one."""
@@ -32,10 +34,21 @@ SKEW = 60
 TICKETS = 2
 """For each handshake: a client that uses each once (RFC 8446, appendix C.4) may open two connections at once when it comes back."""
 
+AGE_SKEW = 60
+"""Seconds by which the age of a ticket that a client tells may be wrong where it sends early data: a flight that is replayed later has none
+(RFC 8446, section 8.3). BoringSSL's bound."""
+
+STRIKE_WINDOW = 2 * AGE_SKEW + 5
+"""Seconds for which a flight may be replayed with its early data, and some for rounding."""
+
+STRIKE_RATE = 1000
+"""Flights with early data a second that are remembered for as long; a register of some 25 MB when it is full."""
+
 _PERIOD = struct.Struct(">I")
 _NONCE_BYTES, _TAG_BYTES = 12, 16
 _KEY_BYTES = 32
-_HEAD = struct.Struct(f">Q{AFFINITY_BYTES}s")
+_ISSUER_BYTES = 8
+_HEAD = struct.Struct(f">Q{_ISSUER_BYTES}s{AFFINITY_BYTES}s")
 
 OVERHEAD = _PERIOD.size + _NONCE_BYTES + _HEAD.size + _TAG_BYTES
 """Bytes of a ticket besides the state that it holds."""
@@ -49,16 +62,33 @@ class Opened:
     """As it was given to ``seal``."""
     affinity: bytes
     """The affinity key of the connection that it was given to."""
+    sealed: float
+    """Seconds since the epoch."""
     age: float
-    """Seconds since it was sealed."""
+    """Seconds since then."""
+    issuer: bytes
+    """Who sealed it."""
 
 
 class Tickets:
-    """Seals and opens tickets. *secret* is shared; *wall_clock* gives seconds since the epoch, *random_bytes* so many random bytes."""
+    """Seals and opens the tickets of one process, and vouches for the early data that comes with them.
 
-    def __init__(self, secret: bytes, wall_clock: Callable[[], float], random_bytes: Callable[[int], bytes]) -> None:
+    *secret* is shared; *wall_clock* gives seconds since the epoch, *random_bytes* so many random bytes; *alone_since* says since when, by
+    that clock, no other process had the secret for sure (infinity: there may be one).
+    """
+
+    def __init__(
+        self,
+        secret: bytes,
+        wall_clock: Callable[[], float],
+        random_bytes: Callable[[int], bytes],
+        alone_since: Callable[[], float] = lambda: inf,
+    ) -> None:
         self._secret = secret
         self._wall_clock = wall_clock
+        self._alone_since = alone_since
+        self._issuer = random_bytes(_ISSUER_BYTES)
+        self._strikes = StrikeRegister(STRIKE_WINDOW, STRIKE_WINDOW * STRIKE_RATE)
         self.random_bytes = random_bytes
         self._keys: dict[int, AESGCM] = {}
 
@@ -67,7 +97,7 @@ class Tickets:
         now = self._wall_clock()
         period = int(now // ROTATION)
         nonce = self.random_bytes(_NONCE_BYTES)
-        content = _HEAD.pack(int(now * 1000), affinity) + state
+        content = _HEAD.pack(int(now * 1000), self._issuer, affinity) + state
         return _PERIOD.pack(period) + nonce + self._key(period, now).encrypt(nonce, content, terms)
 
     def open(self, terms: bytes, ticket: bytes) -> Opened | None:
@@ -83,9 +113,20 @@ class Tickets:
             content = self._key(period, now).decrypt(ticket[_PERIOD.size : start], ticket[start:], terms)
         except InvalidTag:
             return None
-        sealed_ms, affinity = _HEAD.unpack_from(content)
-        age = now - sealed_ms / 1000
-        return Opened(content[_HEAD.size :], affinity, max(age, 0.0)) if -SKEW <= age < LIFETIME else None
+        sealed_ms, issuer, affinity = _HEAD.unpack_from(content)
+        sealed = sealed_ms / 1000
+        age = now - sealed
+        return Opened(content[_HEAD.size :], affinity, sealed, max(age, 0.0), issuer) if -SKEW <= age < LIFETIME else None
+
+    def vouch(self, opened: Opened, client_random: bytes) -> bool:
+        """Whether the early data of a flight may be acted upon at once: nobody did, and nobody else will.
+
+        *client_random* is its ClientHello's, authentic by the ticket *opened*, whose age the client told rightly (``AGE_SKEW``). Another
+        process could act on the same flight where it had the secret at any time since the ticket was sealed: this one can't know of its
+        register, so it must have been alone. False is no accusation: the end of the handshake tells a client from a replay.
+        """
+        alone = opened.issuer == self._issuer and opened.sealed >= self._alone_since()
+        return alone and self._strikes.first(client_random, self._wall_clock())
 
     def _key(self, period: int, now: float) -> AESGCM:
         key = self._keys.get(period)

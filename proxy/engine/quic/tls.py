@@ -1,6 +1,6 @@
-"""TLS 1.3 inside QUIC: the certificate by SNI, tickets, client certificates, and the limits of a handshake.
+"""TLS 1.3 inside QUIC: the certificate by SNI, tickets, client certificates, early data, and the limits of a handshake.
 
-Knows aioquic's TLS context and what a TLS profile looks like. Knows no packets. 0-RTT is not offered.
+Knows aioquic's TLS context and what a TLS profile looks like. Knows no packets.
 """
 
 import struct
@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from proxy.engine.quic.sessions import ClientRule, Profile, Session, Sessions
-from proxy.engine.quic.tickets import LIFETIME, TICKETS
+from proxy.engine.quic.tickets import AGE_SKEW, LIFETIME, TICKETS
 
 CIPHERS = [
     tls.CipherSuite.AES_128_GCM_SHA256,
@@ -28,7 +28,8 @@ MAX_CHAIN = 8
 """Certificates in a client's chain."""
 
 _CLIENT_USES = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
-_STATE = struct.Struct(">H")  # the cipher suite; the rest of a ticket's state is the secret
+_MAX_EARLY_DATA = 0xFFFFFFFF  # what QUIC has there (RFC 9001, section 4.6.1)
+_STATE = struct.Struct(">HI")  # the cipher suite and age_add; the rest of a ticket's state is the secret
 _BEGINNING, _END = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _UNRECOGNIZED_NAME = 112  # RFC 8446, section 6; aioquic's enumeration has both, as plain numbers here for the reader
 _CERTIFICATE_REQUIRED = 116
@@ -69,12 +70,16 @@ class ServerContext(tls.Context):
     original_destination_cid: bytes
     session: Session | None
     client_rule: ClientRule | None
+    told_age: int
+    fresh: bool
 
     def adopt(self, identities: Identities, original_destination_cid: bytes) -> None:
         """Initialise what this class adds (the instance was made as its base class)."""
         self.identities = identities
         self.original_destination_cid = original_destination_cid
         self.session = self.client_rule = None
+        self.told_age = 0
+        self.fresh = False
 
     def handle_message(self, input_data: bytes, output_buf: dict[tls.Epoch, Buffer]) -> None:
         """As the base class, but whatever the library trips over in a client's bytes becomes an alert."""
@@ -86,7 +91,8 @@ class ServerContext(tls.Context):
             raise _alert(tls.AlertDescription.internal_error, "the certificate chain is too long for a handshake") from error
 
     def _server_handle_hello(self, input_buf: Buffer, initial_buf: Buffer, handshake_buf: Buffer) -> None:
-        name = tls.pull_client_hello(input_buf).server_name
+        hello = tls.pull_client_hello(input_buf)
+        name = hello.server_name
         input_buf.seek(0)
         begun = self.identities.begin(name.lower().removesuffix(".") if name else None, self.original_destination_cid)
         if begun is None:
@@ -100,6 +106,8 @@ class ServerContext(tls.Context):
         self._request_client_certificate = identity.client_rule is not None
         if session.tickets is not None:
             self.get_session_ticket_cb = self._resume
+            offered = hello.pre_shared_key
+            self.told_age = offered.identities[0][1] if offered is not None and offered.identities else 0
         super()._server_handle_hello(input_buf, initial_buf, handshake_buf)
 
     def _resume(self, ticket: bytes) -> tls.SessionTicket | None:
@@ -108,9 +116,12 @@ class ServerContext(tls.Context):
         state = self.session.open(ticket)
         if state is None:
             return None
+        cipher, age_add = _STATE.unpack_from(state)
+        told_age = (self.told_age - age_add) % (1 << 32) / 1000
+        self.fresh = abs(told_age - self.session.age) <= AGE_SKEW
         return tls.SessionTicket(
             age_add=0,
-            cipher_suite=tls.CipherSuite(_STATE.unpack_from(state)[0]),
+            cipher_suite=tls.CipherSuite(cipher),
             not_valid_before=_BEGINNING,
             not_valid_after=_END,
             resumption_secret=state[_STATE.size :],
@@ -118,17 +129,22 @@ class ServerContext(tls.Context):
             ticket=ticket,
         )
 
+    def takes_early_data(self) -> bool:
+        """Whether what the client sends under its ticket's keys is read."""
+        return self.fresh and self.session is not None and self.session.early_data
+
     def _server_handle_finished(self, input_buf: Buffer, output_buf: Buffer) -> None:
         super()._server_handle_finished(input_buf, output_buf)
         session = self.session
         assert session is not None
         if session.tickets is None or self._psk_key_exchange_mode is None:
             return
+        early_data = _MAX_EARLY_DATA if session.early_data else None
         for number in range(TICKETS):
             age_add = int.from_bytes(session.tickets.random_bytes(4))
-            message = tls.NewSessionTicket(ticket_lifetime=LIFETIME, ticket_age_add=age_add, ticket_nonce=bytes([number]))
+            message = tls.NewSessionTicket(LIFETIME, age_add, bytes([number]), max_early_data_size=early_data)
             made = self._build_session_ticket(message, [])
-            message.ticket = session.seal(_STATE.pack(made.cipher_suite) + made.resumption_secret, resumed=self.session_resumed)
+            message.ticket = session.seal(_STATE.pack(made.cipher_suite, age_add) + made.resumption_secret, resumed=self.session_resumed)
             tls.push_new_session_ticket(output_buf, message)
 
     def _server_handle_certificate(self, input_buf: Buffer) -> None:

@@ -11,6 +11,7 @@
 /garbage              an answer that is no HTTP           /count          requests so far by path, as JSON
 /stream/NAME          a body whose pieces are what POST /push/NAME brings (?head=late: the head waits for the first one, ?end=1 ends it)
 /gone/NAME            answers when the client of /stream/NAME, of /hold/NAME or of any request with ?name=NAME has gone away
+/too-early            425 to a request with Early-Data, else 200
 /hold/NAME            does not read its request body before POST /push/NAME; then as /upload
 """
 
@@ -350,6 +351,11 @@ async def hold(connection: Connection, request: Request, argument: str) -> None:
         raise
 
 
+async def too_early(connection: Connection, request: Request, argument: str) -> None:
+    early = any(name == b"early-data" for name, _ in request.headers)
+    await connection.reply(request, 425 if early else 200, b"too early\n" if early else b"in time\n")
+
+
 Handler = Callable[[Connection, Request, str], Awaitable[None]]
 HANDLERS: dict[str, Handler] = {
     "": hello,
@@ -372,6 +378,7 @@ HANDLERS: dict[str, Handler] = {
     "push": push,
     "gone": gone,
     "hold": hold,
+    "too-early": too_early,
 }
 
 

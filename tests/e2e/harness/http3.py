@@ -213,6 +213,40 @@ class Http3(QuicConnectionProtocol):
             sending.cancel()
 
 
+class EarlyHttp3(Http3):
+    """One whose first flight has the first request in it, by a session ticket. ``flight`` keeps the datagrams of that flight."""
+
+    http_class = staticmethod(lambda _: None)  # type: ignore[assignment]  # no stream can be opened before ``connect``
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.flight: list[bytes] = []
+        self.held = False
+        """Nothing leaves; what would have is in ``flight`` until ``let_go``."""
+        self._made: list[Any] = []
+        self._make = self._quic.datagrams_to_send
+        self._quic.datagrams_to_send = self._send  # type: ignore[method-assign]
+
+    def _send(self, now: float) -> list[Any]:
+        out = self._make(now=now)
+        if not self._heard:
+            self.flight += [data for data, _ in out]
+        self._made += out
+        if self.held:
+            return []
+        out, self._made = self._made, []
+        return out
+
+    def connect(self, addr: Any, transmit: bool = True) -> None:  # the library's
+        super().connect(addr, transmit=False)
+        self.http = H3Connection(self._quic)
+
+    def let_go(self) -> None:
+        """Send what was held."""
+        self.held = False
+        self.transmit()
+
+
 @asynccontextmanager
 async def http3(
     authority: Authority,
@@ -220,19 +254,30 @@ async def http3(
     *,
     sni: str = "a.example.com",
     protocol: type[Http3] = Http3,
+    early: bool = False,
     asks: bool = False,
     tickets: list[SessionTicket] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Http3]:
     """Connect to 127.0.0.1:*port*; *settings* are aioquic's QuicConfiguration's. ``asks``: it does so ``where_it_is_silent``.
 
-    *tickets* collects the session tickets that it is given; ``session_ticket`` of the settings is one to show.
+    *tickets* collects the session tickets that it is given; ``session_ticket`` of the settings is one to show. ``early``: nothing is
+    sent until the first request (``EarlyHttp3``).
     """
     note("HTTP/3")
     configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, server_name=sni, **settings)
     configuration.load_verify_locations(cafile=str(authority.file))
     keep = tickets.append if tickets is not None else None
-    async with connect("127.0.0.1", port, configuration=configuration, create_protocol=protocol, session_ticket_handler=keep) as client:
+    protocol = EarlyHttp3 if early else protocol
+    made = connect(
+        "127.0.0.1",
+        port,
+        configuration=configuration,
+        create_protocol=protocol,
+        session_ticket_handler=keep,
+        wait_connected=not early,
+    )
+    async with made as client:
         assert isinstance(client, Http3)
         asking = asyncio.ensure_future(client.ask_where_it_is_silent()) if asks else None
         try:

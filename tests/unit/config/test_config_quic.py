@@ -55,3 +55,28 @@ def test_migration_means_nothing_on_tcp(folder):
     assert folder.problems(SITE + text) == [
         f"one.yaml:6:{text.index('migration') + 1}: 'migration' has no effect without h3: connections over TCP can't move"
     ]
+
+
+def test_resumption_is_on_and_early_data_off_unless_it_is_said(folder):
+    folder.write(SITE)
+    configuration = folder.load()
+    assert configuration.server.quic.resumption
+    assert not configuration.sites[0].early_data
+    folder.write(SITE + "  early_data: on\nserver: {quic: {resumption: off}}\n")
+    configuration = folder.load()
+    assert not configuration.server.quic.resumption
+    assert configuration.sites[0].early_data
+
+
+def test_early_data_without_the_tickets_that_it_comes_with(folder):
+    assert folder.warnings(SITE + "  early_data: on\nserver: {quic: {resumption: off}}\n") == [
+        "one.yaml:6:3: 'early_data' has no effect while server.quic.resumption is off: there are no tickets that it could come with"
+    ]
+    assert folder.warnings(SITE + "  early_data: off\nserver: {quic: {resumption: off}}\n") == []
+    assert folder.warnings(SITE + "  early_data: on\n") == []
+
+
+def test_early_data_where_client_certificates_are_asked_for(folder):
+    text = SITE.replace("{self_signed: true}", "{self_signed: true, client_certificates: {ca: ca.pem}}") + "  early_data: on\n"
+    problems = folder.problems(text)
+    assert problems == ["one.yaml:6:3: 'early_data' has no effect with client certificates: they are asked for in the handshake"]

@@ -1,5 +1,7 @@
 """Tickets without any TLS: who opens them, for how long, and under which terms."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,7 +153,41 @@ def test_the_configuration_epoch_is_of_what_a_client_remembers() -> None:
             ("one", EngineLimits(streams=7), settings),
             ("one", EngineLimits(stream_window=70_000), settings),
             ("one", limits, QuicSettings(idle_timeout=7)),
+            ("one", limits, QuicSettings(migration=False)),
         )
     }
-    assert len(epochs) == 5
+    assert len(epochs) == 6
     assert configuration_epoch("one", EngineLimits(), QuicSettings(handshakes=7)) in epochs
+
+
+# Early data
+
+
+def vouched(tickets: Tickets, ticket: bytes, client_random: bytes = b"r" * 32) -> bool:
+    found = tickets.open(b"terms", ticket)
+    assert found is not None
+    return tickets.vouch(found, client_random)
+
+
+def test_a_flight_is_vouched_for_once_where_no_other_process_was_since_its_ticket() -> None:
+    clock = Clock()
+    alone = [clock.now]
+    tickets = Tickets(SECRET, clock, random.Random(1).randbytes, lambda: alone[0])
+    ticket = tickets.seal(b"terms", KEY, b"state")
+    clock.now += 10
+    assert vouched(tickets, ticket)
+    assert not vouched(tickets, ticket)
+    assert vouched(tickets, ticket, b"o" * 32)
+    alone[0] = clock.now  # somebody was here meanwhile
+    assert not vouched(tickets, ticket, b"p" * 32)
+    clock.now += 1
+    assert vouched(tickets, tickets.seal(b"terms", KEY, b"state"), b"q" * 32)
+    alone[0] = float("inf")
+    assert not vouched(tickets, tickets.seal(b"terms", KEY, b"state"), b"s" * 32)
+
+
+def test_a_ticket_of_another_process_is_never_vouched_for() -> None:
+    clock = Clock()
+    one, two = (Tickets(SECRET, clock, random.Random(seed).randbytes, lambda: 0.0) for seed in (1, 2))
+    assert not vouched(two, one.seal(b"terms", KEY, b"state"))
+    assert vouched(one, one.seal(b"terms", KEY, b"state"))

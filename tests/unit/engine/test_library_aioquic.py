@@ -18,6 +18,9 @@ OVERRIDDEN_OR_REPLACED = {
     "connection.QuicConnection.handle_timer": "799056755474",
     "connection.QuicConnection.receive_datagram": "bd271a4e1528",
     "connection.QuicConnection._initialize": "a8b36c955608",
+    "connection.QuicConnection._update_traffic_key": "6df22fa6196a",
+    "connection.QuicConnection._push_crypto_data": "db5788cf79fe",
+    "connection.QuicConnection._write_crypto_frame": "166359da837f",
     "connection.QuicConnection._parse_transport_parameters": "a4544c1ddfe0",
     "connection.QuicConnection._replenish_connection_ids": "c5fe81d93f53",
     "connection.QuicConnection._get_or_create_stream": "b14ac93c1d42",
@@ -46,6 +49,12 @@ OVERRIDDEN_OR_REPLACED = {
     "tls.Context.handle_message": "6592c2cfd0f1",
     "tls.Context._server_handle_hello": "8b7fde4283b4",
     "tls.Context._server_handle_certificate": "6c25b64209b4",
+    "tls.Context._server_handle_finished": "ad6c190cd054",
+    "tls.Context._build_session_ticket": "76e0504051bf",
+    "tls.SessionTicket": "2bdebd4f84f0",
+    "tls.NewSessionTicket": "9cca84ee8b02",
+    "tls.pull_client_hello": "c8b6883090fa",
+    "tls.push_new_session_ticket": "dc90f8295726",
     "tls.verify_certificate": "55039b91e7e1",
 }
 """Functions of aioquic 1.7.2 that are overridden, replaced, or whose private state is read, by the digest of their source."""
