@@ -7,6 +7,7 @@ import time
 
 import pytest
 from harness.cli import qproxy
+from harness.clients import gtlsclient
 from harness.http3 import http3
 
 pytestmark = pytest.mark.speaks("HTTP/3")
@@ -70,7 +71,11 @@ async def visit(authority, proxy):
 
 
 def fields(answer):
-    return dict(json.loads(answer.body)["headers"])
+    return fields_of(answer.body)
+
+
+def fields_of(body):
+    return dict(json.loads(body)["headers"])
 
 
 async def test_a_request_of_the_first_flight_is_answered_and_the_backend_told(authority, start_proxy, backends):
@@ -198,6 +203,15 @@ async def test_a_backend_that_finds_it_too_early_is_asked_again_after_the_handsh
     async with http3(authority, proxy.port, early=True, session_ticket=ticket) as client:
         answer = await client.get("/too-early", host=HOST, headers=[("early-data", "1")])
     assert (answer.status, answer.body) == (425, b"too early\n")
+
+
+def test_another_maker_s_client_is_early_from_its_second_visit_on(start_proxy, tmp_path):
+    proxy = start_proxy(sites={"localhost": {"early_data": True}})
+    seen = [fields_of(gtlsclient(tmp_path, proxy.url(path(), "localhost"))) for _ in range(3)]
+    assert [told.get("early-data") for told in seen] == [None, "1", "1"]
+    assert len({told["x-affinity-key"] for told in seen}) == 1
+    assert outcomes(proxy) == {"sent": 2}
+    assert proxy.metric("qproxy_quic_resumed_total") == 2
 
 
 def test_explain_tells_what_becomes_of_an_early_request(start_proxy):

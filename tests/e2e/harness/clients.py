@@ -134,6 +134,21 @@ def curl(authority: Authority, url: str, *options: str, data: bytes | None = Non
     return Curled(run.returncode, int(status or 0), spoken, {name.lower(): value for name, _, value in fields}, rest, errors)
 
 
+# ngtcp2's own client, with GnuTLS: another TLS than all of the above, and it keeps its sessions
+
+
+def gtlsclient(folder: Path, url: str) -> bytes:
+    """Ask for *url*, of localhost, early where *folder* has a session ticket of an earlier call; the body. It trusts everybody."""
+    note("HTTP/3")
+    _, _, rest = url.partition("://")
+    host, _, path = rest.partition("/")
+    kept = [f"--session-file={folder / 'session'}", f"--tp-file={folder / 'parameters'}", f"--download={folder}"]
+    command = ["gtlsclient", "--quiet", "--exit-on-all-streams-close", "--sni=localhost", *kept, "127.0.0.1", host.rpartition(":")[2], url]
+    run = subprocess.run(command, capture_output=True, check=False, timeout=30)
+    assert run.returncode == 0, run.stderr.decode()
+    return (folder / path.rpartition("/")[2]).read_bytes()
+
+
 # openssl s_client
 
 
