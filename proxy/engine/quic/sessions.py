@@ -16,6 +16,9 @@ from proxy.message import Address
 
 ALPN = "h3"
 
+_FORM = 1
+"""To be raised with the form of a ticket's state, and with whatever a client remembers that is a constant of an engine."""
+
 
 class CertificateMaterial(Protocol):
     """What is needed of ``snapshot.Certificate``."""
@@ -137,7 +140,7 @@ def configuration_epoch(engine: str, limits: EngineLimits, settings: QuicSetting
     """
     windows = (limits.stream_window, limits.connection_window)
     remembered = (limits.streams, limits.header_bytes, windows, settings.idle_timeout, settings.migration)
-    return blake2b(repr((1, engine, remembered)).encode(), digest_size=16, person=b"quic ticket").digest()
+    return blake2b(repr((_FORM, engine, remembered)).encode(), digest_size=16, person=b"quic ticket").digest()
 
 
 def _packed(*parts: bytes) -> bytes:

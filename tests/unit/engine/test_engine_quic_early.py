@@ -15,7 +15,7 @@ from proxy.engine.quic.tickets import AGE_SKEW, Tickets
 from proxy.engine.seam import Datagram
 from tests.sim import engines
 from tests.sim.material import profile
-from tests.sim.simulator import SERVER, Client, World
+from tests.sim.simulator import SERVER, Client, Link, World
 
 SECRET = b"s" * 16
 LATER = 0.2
@@ -219,3 +219,19 @@ def test_a_client_that_has_to_prove_its_address_may_be_early_all_the_same(engine
     assert world.run(lambda: HandshakeCompleted in kinds(world), seconds=5)
     [ready] = world.of(ConnectionReady)
     assert (ready.resumed, ready.early, ready.vouched) == (True, True, True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_lost_each_request_comes_once_and_is_answered(engine, seed: int) -> None:
+    world = world_of(engine, process(), link=Link(jitter=0.003, seed=seed), settings=QuicSettings(handshake_timeout=60))
+    ticket = ticket_of(world)
+    seen = answers(world)
+    world.link.loss = 0.15
+    client, datagrams = flight(ticket)
+    later = client.request(b"/second")
+    world.clients.append(client)
+    for data in datagrams:
+        world._send(data, client, client.address)
+    assert world.run(lambda: all(answer.ended for answer in client.answers.values()), seconds=60)
+    assert sorted(seen) == [b"/early", b"/second"]
+    assert client.answers[later].body == b"hello"
