@@ -500,3 +500,26 @@ fn uploads_answered_early_cost_no_credit() {
 fn an_upload_whose_reset_comes_late_costs_no_credit() {
     uploads_answered_early(true);
 }
+
+#[test]
+fn an_end_that_comes_alone_arrives_although_what_was_before_it_is_acknowledged_first() {
+    let mut pair = Pair::new();
+    pair.write(0, &request("GET", "/", &[]), true);
+    pair.http(|http, quic| http.send_head(quic, &LIMITS, 0, 200, &[(b"server", b"q")], false));
+    let mut packet = [0; 1500];
+    let to = ([127, 0, 0, 1], 443).into();
+    for (body, end) in [(&b"hello"[..], false), (b"", true)] {
+        let http = pair.server.http.as_mut().unwrap();
+        http.send_data(&mut pair.server.quic, &LIMITS, 0, Chunk::Owned(body.to_vec()), end);
+        if !end {
+            let (size, info) = pair.server.send(&mut packet).unwrap();
+            pair.client.recv(&mut packet[..size], RecvInfo { from: info.from, to: info.to }).unwrap();
+        }
+    }
+    let (size, info) = pair.client.send(&mut packet).unwrap(); // the acknowledgement, before the end was sent
+    assert!(pair.server.receive(&mut packet[..size], info.from, to));
+    pair.server.collect(&LIMITS, &mut pair.app, &mut [0; 1500]);
+    pair.exchange();
+    assert_eq!(parsed(&pair.read(0).unwrap())[1], (kind::DATA, "hello".to_owned()));
+    assert!(pair.client.stream_finished(0));
+}
