@@ -9,10 +9,12 @@ Knows the snapshot and events. Knows no engine and no backend.
 
 from collections.abc import Iterator
 
+from proxy.answers import date_header
 from proxy.engine.events import Event, Rejected, RequestBody, RequestEnd, RequestHead, StreamReset
 from proxy.message import Address, Header, Headers, get, host_of
 from proxy.services import Services
 from proxy.snapshot import Host, Snapshot
+from proxy.stream import ClientConnection
 
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 """Methods that change nothing (RFC 9110, section 9.2.1); of the others, early ones wait."""
@@ -21,7 +23,11 @@ EARLY_DATA: Header = (b"early-data", b"1")
 """What a backend is told of a request that was sent on early (RFC 8470, section 5.1)."""
 
 TOO_EARLY = 425
-"""The status with which it declines one (section 5.2)."""
+"""The status with which it declines one (section 5.2), and we what would take too much memory."""
+
+HELD_BYTES = 64 * 1024
+"""Heads and bodies of a connection that wait, at most: nobody knows yet that the client is where it says, and before it has heard anything
+it should send no more than 14,720 (RFC 9002, section 7.2)."""
 
 
 def why_wait(snapshot: Snapshot, host: Host | None, head: RequestHead, peer: Address) -> str:
@@ -52,7 +58,7 @@ def declared(headers: Headers) -> bool:
 
 
 class _Held:
-    """One request that waits. What came of its body is in the stream's window: nothing is credited."""
+    """One request that waits. Nothing of its body is credited."""
 
     __slots__ = ("body", "credit", "end", "head")
 
@@ -66,21 +72,25 @@ class _Held:
 class EarlyRequests:
     """The requests of one connection that took early data, until its handshake is complete. *vouched*: its first flight is no copy."""
 
-    def __init__(self, services: Services, *, vouched: bool) -> None:
+    def __init__(self, services: Services, client: ClientConnection, *, vouched: bool) -> None:
         self._services = services
+        self._client = client
         self._vouched = vouched
         self._held: dict[int, _Held] = {}
+        self._bytes = 0
         self.repeated: list[int] = []
         """Streams whose request goes to its backend again."""
 
-    def holds(self, event: Event, peer: Address) -> bool:
-        """Whether *event*, of a connection from *peer*, is kept here."""
+    def holds(self, event: Event) -> bool:
+        """Whether *event* is kept here."""
         if type(event) is RequestHead:
-            goes = self._vouched and not self._why_wait(event, peer)
-            self._services.meters.early_requests.cell("sent" if goes else "waited").value += 1
-            if not goes:
-                self._held[event.stream] = _Held(event)
-            return not goes
+            if self._vouched and not self._why_wait(event):
+                self._count("sent")
+                return False
+            self._held[event.stream] = _Held(event)
+            self._count("waited")
+            self._take(event.stream, len(event.path) + sum([len(name) + len(value) for name, value in event.headers]))
+            return True
         if isinstance(event, StreamReset | Rejected):
             self._held.pop(event.stream, None)
             return False
@@ -90,6 +100,7 @@ class EarlyRequests:
         if isinstance(event, RequestBody):
             held.body += event.data
             held.credit += event.credit
+            self._take(event.stream, len(event.data))
         else:
             assert isinstance(event, RequestEnd)
             held.end = event
@@ -107,9 +118,20 @@ class EarlyRequests:
 
     def repeat(self, stream: int) -> None:
         """The backend wants the request of *stream* after the handshake (RFC 8470, section 5.2)."""
-        self._services.meters.early_requests.cell("repeated").value += 1
+        self._count("repeated")
         self.repeated.append(stream)
 
-    def _why_wait(self, head: RequestHead, peer: Address) -> str:
+    def _take(self, stream: int, size: int) -> None:
+        """Count what is kept. A request that would be too much is declined; its client asks again after the handshake."""
+        self._bytes += size
+        if self._bytes > HELD_BYTES:
+            del self._held[stream]
+            self._count("declined")
+            self._client.respond(stream, TOO_EARLY, [date_header(self._services.wall_clock())], b"")
+
+    def _count(self, outcome: str) -> None:
+        self._services.meters.early_requests.cell(outcome).value += 1
+
+    def _why_wait(self, head: RequestHead) -> str:
         snapshot = self._services.snapshot
-        return why_wait(snapshot, snapshot.find_host(host_of(head.authority)), head, peer)
+        return why_wait(snapshot, snapshot.find_host(host_of(head.authority)), head, self._client.peer)

@@ -82,7 +82,7 @@ class ProxyMetrics:
         self.streams_open = gauge("qproxy_streams_open", "Requests now in progress", ("version",))
         self.early_requests = counter(
             "qproxy_early_requests_total",
-            "Requests before the end of the handshake, by what became of them (sent: on to the backend, waited, repeated: after a 425)",
+            "Requests before the end of the handshake, by what became of them (sent, waited, declined; repeated after a 425)",
             ("outcome",),
         )
         self.stream_errors = counter("qproxy_stream_errors_total", "Requests cut before their answer was complete", ("version", "reason"))

@@ -43,7 +43,7 @@ class QuicClient(ClientStreams):
         self.tls = ready.tls_profile
         self.sni = ready.sni
         self.affinity_key = ready.affinity
-        self.early = EarlyRequests(owner.services, vouched=ready.vouched) if ready.early else None
+        self.early = EarlyRequests(owner.services, self, vouched=ready.vouched) if ready.early else None
         """What waits for the end of the handshake; None once that is complete."""
         self.speaks("HTTP/3")
         self.age = begin_age(self.services, self.version, self._too_old, 2)
@@ -218,7 +218,7 @@ class UdpListener:
             client.handshake_completed()
         elif isinstance(event, PathChanged):
             self._moved(client, event.peer)
-        elif client.early is None or not client.early.holds(event, client.peer):
+        elif client.early is None or not client.early.holds(event):
             client.deliver(event)
             if self._leaving and type(event) is RequestHead and handle in self._leaving:
                 self._leaving.discard(handle)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.early import EarlyRequests, why_wait
+from proxy.early import HELD_BYTES, EarlyRequests, why_wait
 from proxy.engine.events import Event, Rejected, RequestBody, RequestEnd, RequestHead, ResponseHead, StreamReset
 from proxy.policy.access import Access, Networks
 from proxy.policy.headers import HeaderEdit
@@ -22,6 +22,10 @@ def head(method: bytes = b"GET", *, stream: int = 0, authority: bytes = b"a.exam
 def why(world: World, request: RequestHead, peer: tuple[str, int] = PEER) -> str:
     snapshot = world.services.snapshot
     return why_wait(snapshot, snapshot.find_host(request.authority.partition(b":")[0]), request, peer)
+
+
+def requests(world: World, *, vouched: bool = True, client: FakeClient | None = None) -> EarlyRequests:
+    return EarlyRequests(world.services, client or FakeClient(), vouched=vouched)
 
 
 def outcomes(world: World) -> dict[str, int]:
@@ -58,14 +62,14 @@ def test_where_an_address_counts_it_has_to_be_validated_first() -> None:
 
 def test_only_what_is_vouched_for_goes() -> None:
     world = World(early_data=True)
-    assert not EarlyRequests(world.services, vouched=True).holds(head(), PEER)
-    assert EarlyRequests(world.services, vouched=False).holds(head(), PEER)
-    assert EarlyRequests(world.services, vouched=True).holds(head(b"POST"), PEER)
+    assert not requests(world).holds(head())
+    assert requests(world, vouched=False).holds(head())
+    assert requests(world).holds(head(b"POST"))
     assert outcomes(world) == {"sent": 1, "waited": 2}
 
 
 def test_what_waits_comes_out_as_it_came_in_and_is_early_no_more() -> None:
-    early = EarlyRequests(World(early_data=True).services, vouched=True)
+    early = requests(World(early_data=True))
     post, end = head(b"POST", stream=4, end=False), RequestEnd(4, [(b"a", b"b")])
     events: list[Event] = [
         head(b"POST", stream=0),
@@ -77,25 +81,50 @@ def test_what_waits_comes_out_as_it_came_in_and_is_early_no_more() -> None:
         end,
         StreamReset(8, "reset"),
     ]
-    assert [early.holds(event, PEER) for event in events] == [True] * 7 + [False]
+    assert [early.holds(event) for event in events] == [True] * 7 + [False]
     released = list(early.release())
     assert released == [head(b"POST", stream=0), post, RequestBody(4, b"one two", 8), end]
     assert not any(event.early for event in released if isinstance(event, RequestHead))
 
 
 def test_the_rest_of_a_request_that_went_on_is_not_held() -> None:
-    early = EarlyRequests(World(early_data=True).services, vouched=True)
-    early.holds(head(), PEER)
+    early = requests(World(early_data=True))
+    early.holds(head())
     for event in (RequestBody(0, b"x", 1), RequestEnd(0, []), Rejected(0, 400, "body_length", ""), StreamReset(0, "")):
-        assert not early.holds(event, PEER)
+        assert not early.holds(event)
     assert list(early.release()) == []
 
 
 def test_a_request_that_turns_out_malformed_waits_no_longer() -> None:
-    early = EarlyRequests(World(early_data=True).services, vouched=True)
-    early.holds(head(b"POST", end=False), PEER)
-    assert not early.holds(Rejected(0, 400, "body_length", "more body than content-length says"), PEER)
+    early = requests(World(early_data=True))
+    early.holds(head(b"POST", end=False))
+    assert not early.holds(Rejected(0, 400, "body_length", "more body than content-length says"))
     assert list(early.release()) == []
+
+
+@pytest.mark.parametrize("what", ["a body", "heads"])
+def test_what_would_be_too_much_to_keep_is_declined(what: str) -> None:
+    world, client = World(early_data=True), FakeClient()
+    early = requests(world, client=client)
+    count = 0
+    if what == "a body":
+        early.holds(head(b"POST", end=False))
+        while not client.said:
+            assert early.holds(RequestBody(0, bytes(1000), 1000))
+            count += 1000
+        assert not early.holds(RequestBody(0, b"the rest", 8))
+        assert not early.holds(RequestEnd(0, []))
+    else:
+        while not client.said:
+            big = head(stream=4 * count, authority=b"b.example.com")
+            big.headers.append((b"x-big", bytes(8000)))
+            assert early.holds(big)
+            count += 1
+        assert count == HELD_BYTES // 8000 + 1
+    ((verb, _, status, _, _),) = client.said
+    assert (verb, status) == ("respond", 425)
+    assert outcomes(world)["declined"] == 1
+    assert len(list(early.release())) == (0 if what == "a body" else count - 1)
 
 
 # At the exchange

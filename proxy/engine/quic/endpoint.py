@@ -358,6 +358,7 @@ class QuicEndpoint:
         http = connection.http
         try:
             if http is None and transport.early:
+                connection.pinged_at = now
                 http = self._ready(connection, early=True)
             while (event := transport.next_event()) is not None:
                 if isinstance(event, quic.ConnectionIdRetired):
