@@ -205,13 +205,16 @@ async def test_a_backend_that_finds_it_too_early_is_asked_again_after_the_handsh
     assert (answer.status, answer.body) == (425, b"too early\n")
 
 
-def test_another_maker_s_client_is_early_from_its_second_visit_on(start_proxy, tmp_path):
-    proxy = start_proxy(sites={"localhost": {"early_data": True}})
+@pytest.mark.parametrize("retry", ["never", "always"])
+def test_another_maker_s_client_is_early_from_its_second_visit_on(start_proxy, tmp_path, retry):
+    """Also where it has to prove its address first, and sends the flight again."""
+    proxy = start_proxy(server={"quic": {"retry": retry}}, sites={"localhost": {"early_data": True}})
     seen = [fields_of(gtlsclient(tmp_path, proxy.url(path(), "localhost"))) for _ in range(3)]
     assert [told.get("early-data") for told in seen] == [None, "1", "1"]
     assert len({told["x-affinity-key"] for told in seen}) == 1
     assert outcomes(proxy) == {"sent": 2}
     assert proxy.metric("qproxy_quic_resumed_total") == 2
+    assert (proxy.metric("qproxy_quic_retries_total") > 0) == (retry == "always")
 
 
 def test_explain_tells_what_becomes_of_an_early_request(start_proxy):
