@@ -1,4 +1,4 @@
-"""All QUIC connections of one UDP listener: which datagram is whose, timers, and the seam's verbs by (connection, stream).
+"""All QUIC connections of one UDP listener: which datagram is whose, timers, and who there is to speak to (``verbs``).
 
 Knows connection IDs, the life of connections and ``engine/seam.py``. Knows no packets beyond their heads and no HTTP beyond its verbs.
 Pure: datagrams, time and randomness are arguments.
@@ -28,9 +28,9 @@ from proxy.engine.quic.sessions import ALPN, Sessions, configuration_epoch
 from proxy.engine.quic.settings import MIN_DATAGRAM, QuicSettings
 from proxy.engine.quic.tickets import Tickets
 from proxy.engine.quic.tls import CIPHERS, Identities
+from proxy.engine.quic.verbs import Verbs
 from proxy.engine.seam import Datagram, EngineLimits, FirstPackets, Handle, Select, Transmit
-from proxy.errors import Reset
-from proxy.message import Address, Headers
+from proxy.message import Address
 
 STATELESS_ANSWERS = 16
 """Version negotiations, Retry packets, refusals and resets for one batch of datagrams; the rest gets none."""
@@ -61,7 +61,7 @@ class _Connection:
         self.timer: float | None = None  # of its current entry in the heap
 
 
-class QuicEndpoint:
+class QuicEndpoint(Verbs):
     """Implements ``seam.Endpoint``.
 
     *select* gives the TLS profile for an SNI; *secret* (16 bytes or more) keys what must not be guessed; *random_bytes* makes connection
@@ -214,53 +214,6 @@ class QuicEndpoint:
             connection.timer = None
             self._on_timer(connection, now)
         return self.take_events()
-
-    # The verbs of the seam
-
-    def respond(self, connection: Handle, stream: int, status: int, headers: Headers, body: bytes) -> None:
-        """See ``engine/seam.py``, as for all of these. A connection that is gone takes everything silently."""
-        if http := self._http(connection):
-            http.respond(stream, status, headers, body)
-
-    def send_head(self, connection: Handle, stream: int, status: int, headers: Headers, end: bool) -> None:
-        """A final response head."""
-        if http := self._http(connection):
-            http.send_head(stream, status, headers, end)
-
-    def send_data(self, connection: Handle, stream: int, data: bytes, end: bool) -> int:
-        """Queue body bytes; returns what is queued for the stream."""
-        http = self._http(connection)
-        return http.send_data(stream, data, end) if http else 0
-
-    def send_trailers(self, connection: Handle, stream: int, headers: Headers) -> None:
-        """End the body with trailers."""
-        if http := self._http(connection):
-            http.send_trailers(stream, headers)
-
-    def inform(self, connection: Handle, stream: int, status: int, headers: Headers) -> None:
-        """A 1xx response."""
-        if http := self._http(connection):
-            http.inform(stream, status, headers)
-
-    def consumed(self, connection: Handle, stream: int, credit: int) -> None:
-        """The other side took *credit* bytes of the request body."""
-        if http := self._http(connection):
-            http.consumed(stream, credit)
-
-    def reset(self, connection: Handle, stream: int, reason: Reset) -> None:
-        """Cut one stream."""
-        if http := self._http(connection):
-            http.reset(stream, reason)
-
-    def goaway(self, connection: Handle) -> None:
-        """In two calls: the second accepts no new requests on the connection, which closes when the present ones are done."""
-        if http := self._http(connection):
-            http.goaway()
-
-    def close(self, connection: Handle, reason: Reset) -> None:
-        """Close the connection at once. ConnectionClosed follows, from ``take_events``."""
-        if http := self._http(connection):
-            http.close(reason)
 
     def refuse_new(self) -> None:
         """Answer new connection attempts with CONNECTION_REFUSED from now on."""
