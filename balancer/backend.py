@@ -3,30 +3,15 @@
 Knows no address, no protocol and no rule: ``health`` moves the state, ``pool`` counts what is in flight, everybody may read.
 """
 
-from enum import Enum
 from math import inf
 
-
-class Condition(Enum):
-    """Health and draining together; the first word is what people and metrics are told."""
-
-    UP = "up"
-    DOWN = "down"
-    DRAINING = "draining"
-    DRAINING_DOWN = "draining down"
-    """Draining, and unhealthy besides: it goes down, and not up, when the draining is called off."""
-
-    def __init__(self, words: str) -> None:
-        self.shown = words.partition(" ")[0]
-        self.usable = words == "up"
-        """Whether new requests may go there."""
+from balancer.condition import Condition
 
 
 class Backend:
     """A backend of one pool. Compared by identity of the object: after a reload an unchanged backend is the very same object."""
 
     __slots__ = (
-        "__weakref__",
         "available",
         "backoff",
         "backup",

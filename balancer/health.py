@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from enum import Enum
 from math import inf
 
-from balancer.backend import Backend, Condition
+from balancer.backend import Backend
+from balancer.condition import Condition
 
 BACKOFF_MIN = 1.0
 """Seconds from going down to the first trial."""

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from balancer.backend import Backend, Condition
+from balancer.backend import Backend
 from balancer.budget import Budget
+from balancer.condition import Condition
 from balancer.health import Health, Outcome
 from balancer.policies import Policy, PolicyName, make_policy
 from balancer.tier import Tier

@@ -49,7 +49,8 @@ from proxy.message import Address
 from proxy.meters import ProxyMetrics
 from proxy.observe import Log, Metrics
 from proxy.services import Services
-from proxy.snapshot import Certificate, Listener, Snapshot, TlsProfile
+from proxy.snapshot import Listener, Snapshot
+from proxy.sni import Certificate, TlsProfile
 from proxy.tasks import Tasks
 from proxy.upstream.pool import Upstreams
 
@@ -116,13 +117,14 @@ class App:
         self._make_request_id = _request_ids()
         self._default_certificate = self_signed(("localhost",))
         self._tasks = Tasks(self._log)
+        self._upstreams = Upstreams(self._meters, self._tasks, time.monotonic)
         self._secret = secret
         self._presence = Presence(configuration.state, time.time)
         self._tickets = Tickets(secret, time.time, os.urandom, self._presence.alone_since)
         snapshot = self._compile(configuration, None)
         self._services = Services(
             snapshot=snapshot,
-            upstreams=Upstreams(self._meters, self._tasks, time.monotonic),
+            upstreams=self._upstreams,
             deadlines=Deadlines(time.monotonic()),
             meters=self._meters,
             access_log=self._logs.access,
@@ -156,7 +158,7 @@ class App:
             stack.callback(self._logs.close)
             stack.callback(self._presence.close)
             stack.push_async_callback(self._tasks.close)
-            stack.callback(self._services.upstreams.close)
+            stack.callback(self._upstreams.close)
             await self._listen(stack)
             await self._start_admin(stack)
             await self._prober.start()
@@ -299,7 +301,7 @@ class App:
                 services.deadlines.turn(services.clock())
                 self._logs.flush()
                 if count % EXPIRE_EVERY == 0:
-                    services.upstreams.expire(services.clock())
+                    self._upstreams.expire(services.clock())
                     for udp in self._udp:
                         udp.look()
             except Exception:  # noqa: BLE001  # without its tick a process would keep everything for ever
@@ -394,7 +396,7 @@ class App:
     def _publish(self, snapshot: Snapshot) -> None:
         """From here on new requests and handshakes see *snapshot*, whose contexts are built; those in progress keep theirs."""
         self._services.snapshot = snapshot
-        self._services.upstreams.replace(snapshot.pools)
+        self._upstreams.replace(snapshot.pools)
         self._prober.replace(snapshot.pools)
         self._limits.replace(snapshot.limits, snapshot.trusted_proxies)
         self._meters.config_generation.cell().value = snapshot.generation

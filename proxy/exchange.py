@@ -34,10 +34,8 @@ from proxy.policy.headers import strip_hop_by_hop
 from proxy.policy.template import Variables
 from proxy.services import Services
 from proxy.snapshot import Forward, Route, Timeouts
-from proxy.stream import ClientConnection
+from proxy.stream import Attempt, BackendConnection, BackendConnections, ClientConnection
 from proxy.upload import Upload
-from proxy.upstream.h1 import UpstreamConnection
-from proxy.upstream.pool import Attempt, EndpointConnections
 
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
 """Methods that may be sent again (RFC 9110, section 9.2.2)."""
@@ -103,9 +101,9 @@ class Exchange:
         self._candidates: Iterator[Backend] | None = None
         self._backend: Backend | None = None
         self._tried: Backend | None = None
-        self._endpoint: EndpointConnections | None = None
+        self._endpoint: BackendConnections | None = None
         self._attempt: Attempt | None = None
-        self._connection: UpstreamConnection | None = None
+        self._connection: BackendConnection | None = None
         self._request: UpstreamRequest | None = None
         self._upload: Upload | None = None
         self._connected_at = self._sent_at = self._first_byte = 0.0
@@ -264,7 +262,7 @@ class Exchange:
             assert self._route is not None
             self._attempt = endpoint.open(self, self._route.timeouts.connect, fast_open=self._head.method in IDEMPOTENT)
 
-    def on_connected(self, connection: UpstreamConnection) -> None:
+    def on_connected(self, connection: BackendConnection) -> None:
         """A new connection to the candidate is there."""
         self._attempt = None
         self._send(connection, self._services.clock())
@@ -299,7 +297,7 @@ class Exchange:
 
     # 4. To the backend
 
-    def _send(self, connection: UpstreamConnection, now: float) -> None:
+    def _send(self, connection: BackendConnection, now: float) -> None:
         action, backend, request = self._action, self._backend, self._request
         assert action is not None
         assert backend is not None

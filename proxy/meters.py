@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from proxy.observe import BYTES, Cell, Family, Histogram, Metrics
+from proxy.counters import BYTES, Cell, Histogram
+from proxy.observe import Family, Metrics
 
 
 class ProxyMetrics:

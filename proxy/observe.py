@@ -1,44 +1,14 @@
 """Counters and events: what the data path reports, and nothing of how it is shown.
 
-A counter is a plain integer on a slotted cell that its owner holds (no lookup, no lock on the data path); ``control/metrics.py`` reads
-the families when Prometheus asks. Label values come from the configuration or from fixed sets, never from a client.
+A counter is a number on a slotted cell that its owner holds (``counters``: no lookup, no lock on the data path);
+``control/metrics.py`` reads the families when Prometheus asks. Label values come from the configuration or from fixed sets, never from a
+client.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds of latency histograms, in seconds."""
-
-BYTES = tuple(float(1 << power) for power in range(14, 25))
-"""Upper bounds of histograms of congestion windows, in bytes: 16 KiB to 16 MiB."""
-
-
-class Cell:
-    """One counter or gauge: ``cell.value += 1``."""
-
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        self.value: float = 0
-
-
-class Histogram:
-    """Counts by bucket (the last one is +Inf) and the sum of what was observed."""
-
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: tuple[float, ...] = SECONDS) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count one, in the unit of the bounds."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
-
+from proxy.counters import SECONDS, Cell, Histogram
 
 CellT = TypeVar("CellT", Cell, Histogram)
 
@@ -70,7 +40,7 @@ class Metrics:
     """Every metric family of one process. Declaring a family twice with the same shape gives the same family."""
 
     def __init__(self) -> None:
-        self.families: dict[str, Family[Cell] | Family[Histogram]] = {}
+        self.families: dict[str, Family[Any]] = {}
         self.before_read: list[Callable[[], None]] = []
         """Called before the families are read, to set gauges that are derived from state."""
 
@@ -86,7 +56,7 @@ class Metrics:
         """A histogram family, of seconds unless *bounds* are of something else."""
         return self._declare(name, help_text, labels, "histogram", lambda: Histogram(bounds))
 
-    def collect(self) -> Iterable[Family[Cell] | Family[Histogram]]:
+    def collect(self) -> Iterable[Family[Any]]:
         """The families, gauges brought up to date."""
         for hook in self.before_read:
             hook()
@@ -99,7 +69,7 @@ class Metrics:
         elif family.labels != labels or family.kind != kind:
             msg = f"metric {name} is declared twice, differently"
             raise ValueError(msg)
-        return family  # type: ignore[return-value]  # the kind was compared above
+        return family
 
 
 class Log(Protocol):

@@ -10,7 +10,7 @@ from proxy.deadlines import Deadlines
 from proxy.meters import AccessSink, ProxyMetrics
 from proxy.observe import Log
 from proxy.snapshot import Snapshot
-from proxy.upstream.pool import Upstreams
+from proxy.stream import Backends
 
 
 @dataclass(slots=True)
@@ -18,7 +18,7 @@ class Services:
     """Everything an exchange may use besides its own connection."""
 
     snapshot: Snapshot
-    upstreams: Upstreams
+    upstreams: Backends
     deadlines: Deadlines
     meters: ProxyMetrics
     access_log: AccessSink | None

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from balancer.pool import Pool as BalancerPool
+from proxy.counters import Cell, Histogram
 from proxy.engine.seam import EngineLimits
 from proxy.message import Address
-from proxy.observe import Cell, Histogram
 from proxy.policy.access import Access, Networks
 from proxy.policy.answer import Redirect, Respond
 from proxy.policy.forwarded import Forwarding
@@ -20,68 +20,7 @@ from proxy.policy.key import KeySource
 from proxy.policy.rewrite import PathRewrite
 from proxy.route.match import Match
 from proxy.route.table import RouteTable
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """A certificate chain with its key, read and checked once."""
-
-    names: tuple[str, ...]
-    """DNS names and IP addresses that it covers, lower case; wildcards as they stand."""
-    chain_pem: bytes
-    key_pem: bytes = field(repr=False)
-    not_after: float
-    """Seconds since the epoch."""
-    source: str
-    """Where it came from, for messages: file names, or ``self-signed``."""
-
-    def covers(self, host: str) -> bool:
-        """Whether *host* (lower case, no port) is one of the names, a wildcard standing for one label (RFC 9525, section 6.3)."""
-        if host in self.names:
-            return True
-        _, dot, parent = host.partition(".")
-        return bool(dot) and "*." + parent in self.names
-
-
-@dataclass(frozen=True, slots=True)
-class ClientCertificateRule:
-    """Whether clients of a site show a certificate. Compared by value: sites with different rules share no connection."""
-
-    ca_pem: bytes
-    required: bool
-    """False: asked for, verified when given."""
-
-
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class TlsProfile:
-    """What one SNI selects: compared by identity, since listeners keep their contexts by it."""
-
-    certificate: Certificate
-    client_rule: ClientCertificateRule | None
-    domain: str
-    """The configured host that matched, or ``default``: the label of sni_resolutions_total."""
-    is_default: bool = False
-    early_data: bool = False
-    """Whether QUIC clients that resume may send requests before the end of the handshake."""
-
-
-@dataclass(frozen=True, slots=True)
-class SniTable:
-    """SNI to profile: exact, then wildcard (one label), then default."""
-
-    exact: Mapping[str, TlsProfile]
-    wildcard: Mapping[str, TlsProfile]
-    """Key: the part behind ``*.``."""
-    default: TlsProfile
-    refuse_unknown: bool
-
-    def select(self, sni: str | None) -> TlsProfile | None:
-        """The profile for a lower-case SNI, or None where the handshake is to be refused (``unknown_sni: refuse``)."""
-        if sni is not None:
-            found = self.exact.get(sni) or self.wildcard.get(sni.partition(".")[2])
-            if found is not None:
-                return found
-        return None if self.refuse_unknown else self.default
+from proxy.sni import ClientCertificateRule, SniTable
 
 
 @dataclass(frozen=True, slots=True)

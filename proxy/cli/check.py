@@ -13,7 +13,8 @@ from proxy.config.load import ConfigError, Configuration, load
 from proxy.config.material import self_signed
 from proxy.engine.choice import choose
 from proxy.observe import Metrics
-from proxy.snapshot import Pool, Site, Snapshot, TlsProfile
+from proxy.snapshot import Pool, Site, Snapshot
+from proxy.sni import TlsProfile
 
 EXIT_CONFIGURATION = 2
 

@@ -16,7 +16,8 @@ from proxy.engine.seam import EngineLimits
 from proxy.observe import Metrics
 from proxy.policy.access import Networks
 from proxy.policy.forwarded import Forwarding
-from proxy.snapshot import Certificate, Host, Limits, Listener, Pool, ServerTimeouts, Snapshot, SniTable, TlsProfile
+from proxy.snapshot import Host, Limits, Listener, Pool, ServerTimeouts, Snapshot
+from proxy.sni import Certificate, SniTable, TlsProfile
 
 __all__ = ["compile_snapshot", "diff", "with_port"]
 

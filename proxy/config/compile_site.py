@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from proxy.config import model_site
-from proxy.observe import Cell, Metrics
+from proxy.counters import Cell
+from proxy.observe import Metrics
 from proxy.policy.access import Access, Networks
 from proxy.policy.answer import Redirect, Respond
 from proxy.policy.headers import HeaderEdit
@@ -13,7 +14,8 @@ from proxy.policy.rewrite import PathRewrite
 from proxy.policy.template import Template
 from proxy.route.match import Match
 from proxy.route.table import RouteTable
-from proxy.snapshot import ClientCertificateRule, Forward, Pool, Retry, Route, RouteCounters, Site, Timeouts
+from proxy.snapshot import Forward, Pool, Retry, Route, RouteCounters, Site, Timeouts
+from proxy.sni import ClientCertificateRule
 
 NumberT = TypeVar("NumberT", int, float)
 

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from proxy.config.load import Configuration
 from proxy.policy.answer import Redirect, Respond
 from proxy.policy.headers import HeaderEdit
-from proxy.snapshot import Forward, Pool, Route, Site, Snapshot, TlsProfile
+from proxy.snapshot import Forward, Pool, Route, Site, Snapshot
+from proxy.sni import TlsProfile
 
 ThingT = TypeVar("ThingT")
 

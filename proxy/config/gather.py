@@ -20,7 +20,8 @@ from proxy.config.model_server import File, Server, ServerTls
 from proxy.config.model_site import Site, SiteTls
 from proxy.config.problem import Problem
 from proxy.config.source import Document, Step
-from proxy.snapshot import Certificate, ClientCertificateRule, UpstreamTls
+from proxy.snapshot import UpstreamTls
+from proxy.sni import Certificate, ClientCertificateRule
 
 Where = tuple[Step, ...]
 

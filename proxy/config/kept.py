@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from proxy.config.material import MaterialError, load_certificate, self_signed
-from proxy.snapshot import Certificate
+from proxy.sni import Certificate
 
 RENEW_BEFORE = 30 * 86400
 """Seconds before its end at which a kept certificate is made anew."""

@@ -20,7 +20,8 @@ from proxy.config.problem import ConfigError, Problem
 from proxy.config.references import check_references
 from proxy.config.source import Document, read_document
 from proxy.config.translate import validate
-from proxy.snapshot import Certificate, UpstreamTls
+from proxy.snapshot import UpstreamTls
+from proxy.sni import Certificate
 
 __all__ = ["MAX_FILES", "ConfigError", "Configuration", "Problem", "load"]
 

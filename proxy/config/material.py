@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from proxy.config.source import read_bytes
-from proxy.snapshot import Certificate, UpstreamTls
+from proxy.snapshot import UpstreamTls
+from proxy.sni import Certificate
 
 MIN_RSA_BITS = 2048
 """OpenSSL's security level 2 refuses less in a handshake."""

@@ -16,7 +16,8 @@ from proxy.config.material import CertificateFiles, MaterialError, certificate_w
 from proxy.config.watch import watch_files
 from proxy.listen.tls import ContextError
 from proxy.observe import Log, Metrics
-from proxy.snapshot import Certificate, Snapshot, SniTable, TlsProfile
+from proxy.snapshot import Snapshot
+from proxy.sni import Certificate, SniTable, TlsProfile
 from proxy.tasks import Tasks
 
 SETTLE = 0.5

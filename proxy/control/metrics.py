@@ -12,7 +12,8 @@ from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
-from proxy.observe import Cell, Metrics
+from proxy.counters import Cell
+from proxy.observe import Metrics
 
 Value = float | tuple[tuple[float, ...], tuple[int, ...], float]
 """Of a counter or gauge; of a histogram: the bounds, the counts by bucket and the sum."""

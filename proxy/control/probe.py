@@ -12,7 +12,8 @@ from time import monotonic
 
 from balancer.pool import Outcome
 from proxy.control.check import Checker, Verdict
-from proxy.observe import Cell, Histogram, Log, Metrics
+from proxy.counters import Cell, Histogram
+from proxy.observe import Log, Metrics
 from proxy.snapshot import Endpoint, HealthCheck, Pool
 from proxy.tasks import Tasks
 

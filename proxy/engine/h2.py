@@ -11,7 +11,6 @@ from hyperframe.exceptions import HyperframeError
 
 from proxy.engine.events import Event, StreamReset
 from proxy.engine.h2_abuse import CONTROL_PER_WORK
-from proxy.engine.h2_asked import Asked
 from proxy.engine.h2_core import Core
 from proxy.engine.h2_receive import DISPATCH, FIRST, on_unexpected
 from proxy.engine.h2_terms import NO_BODY, RESET_CODES, STATUS
@@ -22,7 +21,7 @@ SMALL_BACKLOG = 64 * 1024
 """While fewer control bytes than this wait, a small answer is framed at once, without waiting for its turn."""
 
 
-class H2Connection(Core, Asked):
+class H2Connection(Core):
     """One HTTP/2 connection with prior knowledge (ALPN h2 or the bare preface; no h2c upgrade)."""
 
     version = "HTTP/2"

@@ -34,7 +34,7 @@ class Bucket:
         self._burst = burst
         self._rate = rate
         self._then: float | None = None
-        self.level: float = burst
+        self.level = float(burst)
 
     def spend(self, now: float) -> bool:
         """Take one token; False when there was none, which is the abuse."""

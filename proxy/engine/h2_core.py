@@ -8,6 +8,7 @@ from h2.errors import ErrorCodes
 
 from proxy.engine.events import ConnectionClosed, Event, Rejected, StreamReset
 from proxy.engine.h2_abuse import CONTROL_BURST, CONTROL_RATE, RESET_BURST, RESET_RATE, Bucket
+from proxy.engine.h2_asked import Asked
 from proxy.engine.h2_fault import Fault
 from proxy.engine.h2_output import Output, Stream
 from proxy.engine.h2_terms import DRAIN_PING, LARGEST_WINDOW, STATUS, token
@@ -26,7 +27,7 @@ stream of the limit (CVE-2019-9512 and its family made servers queue answers wit
 HEAD_BACKLOG = 4 * 1024
 
 
-class Core:
+class Core(Asked):
     """The state of one connection."""
 
     __slots__ = (

@@ -18,7 +18,6 @@ from ngh2 import ConnectionProtocolError, DenialOfServiceError, Priority, Stream
 
 from proxy.engine.events import Drained, Event, StreamReset
 from proxy.engine.h2_abuse import CONTROL_PER_WORK
-from proxy.engine.h2_asked import Asked
 from proxy.engine.h2_ngh2_core import BODYLESS, ENDING, HEAD_SENT, OPEN, Breach, Core
 from proxy.engine.h2_ngh2_receive import DISPATCH
 from proxy.engine.h2_ngh2_setup import STREAMS_SLACK
@@ -53,7 +52,7 @@ _DEFAULT_PRIORITY = Priority()
 _FAIR = Priority(incremental=True)
 
 
-class Ngh2Connection(Core, Asked):
+class Ngh2Connection(Core):
     """One HTTP/2 connection with prior knowledge (ALPN h2 or the bare preface; no h2c upgrade)."""
 
     version = "HTTP/2"

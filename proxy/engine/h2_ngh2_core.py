@@ -9,6 +9,7 @@ from ngh2 import NGH2Error, StreamProtocolError
 
 from proxy.engine.events import ConnectionClosed, Event, Rejected, StreamReset
 from proxy.engine.h2_abuse import RESET_BURST, RESET_RATE, Bucket
+from proxy.engine.h2_asked import Asked
 from proxy.engine.h2_ngh2_frames import Frames
 from proxy.engine.h2_ngh2_setup import connect
 from proxy.engine.h2_terms import ENHANCE_YOUR_CALM, PROTOCOL_ERROR, STATUS, token
@@ -31,7 +32,7 @@ class Breach(Exception):  # noqa: N818 - every name here would end in Error
         self.code = code
 
 
-class Core:
+class Core(Asked):
     """The state of one connection."""
 
     __slots__ = (

@@ -7,8 +7,8 @@ be told, and nothing of how that is done.
 import random
 from collections.abc import Callable
 
+from proxy.counters import Cell
 from proxy.deadlines import Expiring
-from proxy.observe import Cell
 from proxy.services import Services
 
 SPREAD = 0.1

@@ -7,13 +7,14 @@ from abc import ABC, abstractmethod
 
 from balancer.backend import Backend
 from proxy.admission import Admitted
+from proxy.counters import Cell
 from proxy.engine.events import ConnectionClosed, Drained, Event, Rejected, RequestBody, RequestEnd, RequestHead, StreamReset
 from proxy.errors import Reset
 from proxy.exchange import Exchange
 from proxy.message import Address, Headers
-from proxy.observe import Cell
 from proxy.services import Services
-from proxy.snapshot import Listener, TlsProfile
+from proxy.snapshot import Listener
+from proxy.sni import TlsProfile
 
 LIMITS = {"header_too_large": "header_size", "too_many_fields": "header_count", "too_many_streams": "streams_per_connection"}
 """Reasons for which an engine refuses requests that are limits of the configuration, by their names there."""

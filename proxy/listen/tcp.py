@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
+from typing import cast
 
 from proxy.engine.choice import MakeH2
 from proxy.listen.limits import AcceptLimits
@@ -35,7 +36,10 @@ class TcpListener:
 
     async def start(self, sock: socket.socket) -> None:
         """Accept on *sock*, which is bound."""
-        self._server = await asyncio.get_running_loop().create_server(lambda: TcpConnection(self), sock=sock, backlog=BACKLOG)
+        self._server = await asyncio.get_running_loop().create_server(self._accepted, sock=sock, backlog=BACKLOG)
+
+    def _accepted(self) -> asyncio.Protocol:
+        return cast("asyncio.Protocol", TcpConnection(self))
 
     def stop_accepting(self) -> None:
         """Take no new connections."""

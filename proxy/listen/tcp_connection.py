@@ -49,8 +49,8 @@ TAKEN_AT_LEAST = 16 * 1024
 """Bytes that a client takes in each idle timeout, while complete answers wait for it: with less it is cut."""
 
 
-class TcpConnection(ClientStreams, asyncio.Protocol):
-    """One client over TCP."""
+class TcpConnection(ClientStreams):
+    """One client over TCP: an ``asyncio.Protocol`` by its methods. A subclass of it could not be compiled."""
 
     def __init__(self, owner: "TcpListener") -> None:
         super().__init__(owner.services, owner.listener, ("", 0))

@@ -11,7 +11,8 @@ from typing import TypeAlias
 from proxy.listen.material import secret_file
 from proxy.listen.peek import ClientHello
 from proxy.listen.tls_session import FAILURES, TlsFailure, TlsSession
-from proxy.snapshot import ClientCertificateRule, Snapshot, TlsProfile
+from proxy.snapshot import Snapshot
+from proxy.sni import ClientCertificateRule, TlsProfile
 
 __all__ = [
     "DECODE_ERROR_ALERT",

@@ -1,6 +1,6 @@
 """Running totals of something that counts by itself, told to counters that it shares with others of its kind."""
 
-from proxy.observe import Cell
+from proxy.counters import Cell
 
 
 class Totals:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TypeAlias
 
+from proxy.counters import Cell
 from proxy.early import EarlyRequests
 from proxy.engine.events import ConnectionClosed, ConnectionReady, ConnectionStats, Event, HandshakeCompleted, PathChanged, RequestHead
 from proxy.engine.seam import Endpoint, Handle
@@ -23,9 +24,9 @@ from proxy.listen.limits import AcceptLimits
 from proxy.listen.totals import Totals
 from proxy.listen.udp_socket import UdpSocket
 from proxy.message import Address, Headers
-from proxy.observe import Cell
 from proxy.services import Services
-from proxy.snapshot import Listener, TlsProfile
+from proxy.snapshot import Listener
+from proxy.sni import TlsProfile
 
 MakeEndpoint: TypeAlias = Callable[[Callable[[Handle, Address], bool]], Endpoint]
 """Makes the endpoint, given what asks whether a new connection may begin."""
@@ -152,10 +153,10 @@ class UdpListener:
         tell(meters.quic_dropped.cell(), endpoint.dropped)
         tell(meters.quic_resets_sent.cell(), endpoint.resets_sent)
         tell(meters.quic_moves_refused.cell(), endpoint.moves_refused)
-        meters.quic_handshakes.cell(self.listener.name).value = endpoint.handshakes
+        meters.quic_handshakes.cell(self.listener.name).value = float(endpoint.handshakes)
         first = endpoint.first_packets(self.services.clock())
         tell(meters.quic_retries.cell(), first.retries)
-        meters.quic_retry.cell(self.listener.name).value = int(first.asking)
+        meters.quic_retry.cell(self.listener.name).value = float(first.asking)
         for result, count in first.tokens.items():
             tell(meters.quic_tokens.cell(result), count)
         for limit, count in first.limits_hit.items():

@@ -5,13 +5,14 @@ high water the transport is not read, so that a slow client slows the backend an
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
-from proxy.engine.events import Informational, ResponseBody, ResponseEnd, ResponseHead, UpstreamEvent, UpstreamRequest
+from proxy.engine.events import ResponseBody, ResponseEnd, ResponseHead, UpstreamEvent, UpstreamRequest
 from proxy.engine.h1_client import H1Client, UpstreamProtocolError
 from proxy.engine.seam import HIGH_WATER, LOW_WATER
 from proxy.errors import Kind, ProxyError
 from proxy.message import Headers
+from proxy.stream import Consumer
 
 if TYPE_CHECKING:
     from proxy.upstream.pool import EndpointConnections
@@ -23,26 +24,12 @@ READ_BYTES = 64 * 1024
 _BUFFER = memoryview(bytearray(READ_BYTES))
 
 
-class Consumer(Protocol):
-    """What takes the answer: the exchange. *now* is when its bytes came."""
+class UpstreamConnection:
+    """A connection of one endpoint. Made by ``connect.py``, owned by ``pool.EndpointConnections``.
 
-    def on_informational(self, event: Informational) -> None: ...
-    def on_response_head(self, event: ResponseHead, now: float) -> None: ...
-    def on_response_body(self, data: bytes, now: float) -> None: ...
-    def on_response_end(self, trailers: Headers, now: float) -> None: ...
-
-    def on_upstream_error(self, error: ProxyError, *, stale: bool) -> None:
-        """The connection failed. ``stale``: it was a reused one and no byte of an answer had come."""
-
-    def on_upstream_drained(self) -> None:
-        """The request body may flow again."""
-
-    def on_internal_error(self, error: Exception) -> None:
-        """One of the methods above failed by a fault of our own."""
-
-
-class UpstreamConnection(asyncio.BufferedProtocol):
-    """A connection of one endpoint. Made by ``connect.py``, owned by ``pool.EndpointConnections``."""
+    An ``asyncio.BufferedProtocol`` by its methods, since a subclass of it could not be compiled. asyncio's own loop asks for the class, and
+    so takes it for a plain protocol.
+    """
 
     __slots__ = (
         "_consumer",
@@ -136,10 +123,14 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         return _BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
+        """Bytes of an answer, in the buffer."""
+        self.data_received(bytes(_BUFFER[:nbytes]))
+
+    def data_received(self, data: bytes) -> None:
         """Bytes of an answer."""
         consumer = self._consumer
         try:
-            events = self._engine.receive(bytes(_BUFFER[:nbytes]))
+            events = self._engine.receive(data)
         except UpstreamProtocolError as error:
             self._fail(ProxyError(Kind.UPSTREAM_PROTOCOL, str(error)), stale=False)
             return

@@ -4,25 +4,17 @@ Last in, first out: the freshest connection is the least likely to have been clo
 go. Decides nothing about which backend to take; that was the balancer.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import cast
 
 from proxy.errors import Kind, ProxyError
 from proxy.meters import ProxyMetrics
 from proxy.snapshot import Endpoint, Pool, UpstreamConnections, UpstreamTls
+from proxy.stream import Waiter
 from proxy.tasks import Tasks
 from proxy.upstream.connect import connect
 from proxy.upstream.h1 import UpstreamConnection
-
-
-class Waiter(Protocol):
-    """Who asked for a new connection."""
-
-    def on_connected(self, connection: UpstreamConnection) -> None: ...
-    def on_connect_failed(self, error: ProxyError) -> None: ...
-
-    def on_internal_error(self, error: Exception) -> None:
-        """One of the methods above failed by a fault of our own."""
 
 
 class Attempt:
@@ -101,10 +93,14 @@ class EndpointConnections:
 
     async def _connect(self, timeout: float, *, fast_open: bool) -> UpstreamConnection:  # noqa: ASYNC109  # handed on to connect()
         early = fast_open or self._endpoint.secure  # with TLS it is a ClientHello that may arrive twice
-        connection = await connect(lambda: UpstreamConnection(self, self.clock()), self._endpoint, self._tls, timeout, fast_open=early)
+        made = await connect(self._protocol, self._endpoint, self._tls, timeout, fast_open=early)
+        connection = cast("UpstreamConnection", made)
         if connection.closed:  # meanwhile
             raise ProxyError(Kind.UPSTREAM_CLOSED, f"{self._endpoint.url} accepted a connection and closed it", retry=True)
         return connection
+
+    def _protocol(self) -> asyncio.BufferedProtocol:
+        return cast("asyncio.BufferedProtocol", UpstreamConnection(self, self.clock()))
 
     def give_back(self, connection: UpstreamConnection, now: float) -> None:
         """An exchange is done with it and it can serve another."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from balancer.pool import Member, PoolSettings
 from balancer.pool import Pool as BalancerPool
+from proxy.counters import Cell, Histogram
 from proxy.deadlines import Deadlines
 from proxy.engine.events import RequestHead, UpstreamRequest
 from proxy.engine.seam import HIGH_WATER, EngineLimits
@@ -15,7 +16,7 @@ from proxy.errors import ProxyError, Reset
 from proxy.exchange import Exchange
 from proxy.message import Headers
 from proxy.meters import AccessRecord, ProxyMetrics
-from proxy.observe import Cell, Histogram, Metrics, NullLog
+from proxy.observe import Metrics, NullLog
 from proxy.policy.access import Networks
 from proxy.policy.forwarded import Forwarding
 from proxy.policy.key import KeySource
@@ -23,7 +24,6 @@ from proxy.route.match import Match
 from proxy.route.table import RouteTable
 from proxy.services import Services
 from proxy.snapshot import (
-    Certificate,
     Endpoint,
     Forward,
     Host,
@@ -36,11 +36,10 @@ from proxy.snapshot import (
     ServerTimeouts,
     Site,
     Snapshot,
-    SniTable,
     Timeouts,
-    TlsProfile,
     UpstreamConnections,
 )
+from proxy.sni import Certificate, SniTable, TlsProfile
 
 CERTIFICATE = Certificate(("a.example.com", "*.a.example.com"), b"", b"", 4e9, "test")
 OTHER_CERTIFICATE = Certificate(("localhost",), b"", b"", 4e9, "test")

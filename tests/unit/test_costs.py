@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+pytestmark = pytest.mark.replaces  # by what counts the calls
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -30,7 +30,7 @@ class Budget:
     def __init__(self, burst: int, rate: float) -> None:
         self._burst = burst
         self._rate = rate
-        self._tokens: float = burst
+        self._tokens = float(burst)
         self._filled_at: float | None = None
         self._seen = 0
 

@@ -4,7 +4,8 @@ from math import inf
 
 import pytest
 
-from balancer.backend import Backend, Condition
+from balancer.backend import Backend
+from balancer.condition import Condition
 from balancer.health import BACKOFF_MAX, BACKOFF_MIN, TRANSITIONS, Health, Outcome, Signal
 
 OK, BAD = Outcome.PROBE_OK, Outcome.PROBE_FAILED

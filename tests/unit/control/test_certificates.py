@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from proxy.control import certificates
 from proxy.control.certificates import SETTLE, CertificateRefresher, with_certificates
 from proxy.listen.tls import ContextError, TlsContexts
 from proxy.observe import Metrics
-from proxy.snapshot import Certificate, Listener, Snapshot, SniTable, TlsProfile
+from proxy.snapshot import Snapshot
+from proxy.sni import Certificate, SniTable, TlsProfile
+from tests.unit import exchange_world
 
 A = "a.example.com"
 
@@ -391,23 +394,7 @@ async def test_a_reload_moves_the_watcher(world, pair):
 
 
 def snapshot(exact: dict[str, TlsProfile], wildcard: dict[str, TlsProfile], default: TlsProfile) -> Snapshot:
-    nothing: Any = None
-    listeners = (Listener(("127.0.0.1", 1), frozenset({"h2"}), 1, None, None),)
-    sni = SniTable(exact, wildcard, default, refuse_unknown=False)
-    return Snapshot(
-        generation=1,
-        listeners=listeners,
-        admin=None,
-        limits=nothing,
-        timeouts=nothing,
-        trusted_proxies=nothing,
-        forwarding=nothing,
-        health_path=None,
-        sni=sni,
-        exact_hosts={},
-        wildcard_hosts={},
-        pools={},
-    )
+    return replace(exchange_world.World().services.snapshot, sni=SniTable(exact, wildcard, default, refuse_unknown=False))
 
 
 def test_only_the_profiles_with_a_new_certificate_are_replaced():

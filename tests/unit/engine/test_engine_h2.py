@@ -873,12 +873,25 @@ def test_data_on_a_closed_stream_is_credited_and_answered():
     raw.alive(3)
 
 
+class Broken:
+    """A library that fails on whatever comes."""
+
+    def __init__(self, library):
+        self.library = library
+
+    def __getattr__(self, name):
+        return getattr(self.library, name)
+
+    def receive_data(self, data):
+        raise RuntimeError("a defect")
+
+
 def test_a_defect_of_a_library_costs_the_connection_and_nothing_more():
     raw = Raw()
     if Current.name == "h2":  # breaks our own invariant, as a bug would
         raw.engine.wire.remote_settings = None
     else:
-        raw.engine.limits = None
+        raw.engine.library = Broken(raw.engine.library)
     (event,) = raw.send(raw.headers(1))
     assert (type(event), event.error) == (ConnectionClosed, "internal")
     assert raw.engine.finished

@@ -23,7 +23,8 @@ from proxy.listen.tcp import TcpListener, bind_tcp
 from proxy.listen.tcp_connection import TcpConnection
 from proxy.listen.tls import TlsContexts
 from proxy.observe import Metrics, NullLog
-from proxy.snapshot import Endpoint, Limits, Listener, ServerTimeouts, SniTable, TlsProfile
+from proxy.snapshot import Endpoint, Limits, Listener, ServerTimeouts
+from proxy.sni import SniTable, TlsProfile
 from proxy.tasks import Tasks
 from proxy.upstream.pool import Upstreams
 from tests.unit.exchange_world import World

@@ -115,6 +115,7 @@ async def test_who_leaves_before_is_forgotten(authority: Authority) -> None:
         assert made.count("connections_aged", "HTTP/3") == 0
 
 
+@pytest.mark.replaces
 async def test_a_fault_of_one_over_tcp_is_not_its_neighbours(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     async with edge(authority, timeouts=AGED) as made, made.h2() as client:
         client.ask("/hold")

@@ -9,6 +9,8 @@ from proxy.listen.client import ClientStreams
 from tests.unit.exchange_world import LISTENER, PROFILE, FakeClient, World
 from tests.unit.listen.edge import Faults
 
+pytestmark = pytest.mark.replaces
+
 
 class Client(ClientStreams):
     """Writes down what is said on it."""

@@ -479,6 +479,7 @@ async def test_broken_records_end_the_connection_and_are_counted(authority: Auth
 # Faults of our own
 
 
+@pytest.mark.replaces
 @pytest.mark.parametrize("http2", [False, True])
 async def test_a_fault_of_one_exchange_is_500_and_its_neighbours_live(authority: Authority, http2: bool) -> None:
     async with edge(authority) as made:
@@ -531,6 +532,7 @@ async def test_a_fault_outside_of_any_exchange_costs_its_connection_only(authori
         assert engine is not None
 
 
+@pytest.mark.replaces
 @pytest.mark.parametrize("entry", ["on_deadline", "_scheduled_flush", "eof_received", "resume_writing"])
 async def test_a_fault_in_a_callback_of_the_loop_costs_its_connection_only(authority: Authority, entry: str) -> None:
     async with edge(authority) as made, made.h1() as client:

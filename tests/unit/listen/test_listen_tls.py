@@ -19,7 +19,8 @@ from proxy.listen.tls import (
     TlsSession,
     check_hello,
 )
-from proxy.snapshot import Certificate, ClientCertificateRule, Listener, SniTable, TlsProfile
+from proxy.snapshot import Listener
+from proxy.sni import Certificate, ClientCertificateRule, SniTable, TlsProfile
 
 BOTH = frozenset({"h2", "http/1.1", "h3"})
 

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.listen.peek import ClientHello, Peek
 from proxy.listen.tls import UNRECOGNIZED_NAME_ALERT, TlsContexts, TlsFailure, TlsSession, check_hello
-from proxy.snapshot import SniTable, TlsProfile
+from proxy.sni import SniTable, TlsProfile
 
 OPENSSL = shutil.which("openssl")
 pytestmark = pytest.mark.skipif(OPENSSL is None, reason="needs the openssl program")

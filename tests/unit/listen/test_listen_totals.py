@@ -1,7 +1,7 @@
 """Several of a kind share a counter, and each adds what is its own."""
 
+from proxy.counters import Cell
 from proxy.listen.totals import Totals
-from proxy.observe import Cell
 
 
 def test_what_was_told_is_not_told_again() -> None:

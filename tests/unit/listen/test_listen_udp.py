@@ -162,6 +162,7 @@ async def test_a_backend_that_breaks_off_cuts_the_stream_only(authority: Authori
         assert await client.get("/hints") == (200, 6)
 
 
+@pytest.mark.replaces
 async def test_a_fault_of_one_exchange_is_500_and_the_connection_lives(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     async with quic(authority) as (made, both), both.client(authority) as client:
         table = type(made.world.host.site.routes)
@@ -171,6 +172,7 @@ async def test_a_fault_of_one_exchange_is_500_and_the_connection_lives(authority
         assert await client.get("/") == (200, 5)
 
 
+@pytest.mark.replaces
 async def test_a_fault_of_one_connection_ends_it_and_no_other(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     async with quic(authority) as (made, both), both.client(authority) as first, both.client(authority) as second:
         assert await first.get("/") == (200, 5)
