@@ -13,7 +13,7 @@ from proxy.engine.h1 import H1Connection
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.seam import Connection, Endpoint, EngineLimits
 from proxy.listen.tls import TlsContexts
-from proxy.snapshot import Certificate, TlsProfile
+from proxy.sni import Certificate, TlsProfile
 
 NAMES = ("h1", *(engine.name for engine in ENGINES))
 
