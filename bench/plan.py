@@ -51,6 +51,9 @@ STREAMS = tuple(
 )
 LATENCY = Workload("latency", "Latency at half of each server's best rate", "/1k", KIB, streams=100)
 """Open loop. The streams are a bound on what is under way, not what is kept under way."""
+PEER = "caddy"
+LATENCY_BESIDE = Workload("latency-beside", "Latency at half of Caddy's best rate", "/1k", KIB, streams=100)
+"""The same with one rate for both: half of what ``PEER`` can. At half of their own best rates, the faster one is asked for more."""
 
 
 @dataclass(frozen=True)

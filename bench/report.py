@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from bench import bars
 from bench.bars import COLUMNS, Bar
 from bench.figures import VERSIONS, Runs
-from bench.plan import LATENCY, Plan, Workload
+from bench.plan import LATENCY, LATENCY_BESIDE, Plan, Workload
 
 METHOD = """\
 One core for the server, another for the load generator and the backend (nginx with static files over keep-alive HTTP/1.1); every server is
@@ -22,6 +22,7 @@ policy), and the rest, which is routing, balancing, fields, limits, deadlines, r
 LATENCY_METHOD = """\
 Open loop: requests are sent at times fixed beforehand, at half of each server's own best rate of this session, on 32 connections, and
 latency counts from the time at which a request was to be sent (h2load with `bench/load/h2load-intended.patch`)."""
+BESIDE_METHOD = "The same at one rate for both: half of Caddy's best rate of this session."
 NEW_METHOD = """\
 Connections made one after the other, each for one GET of 1 KiB. The rate is how many fit a second of one core by the processor time that
 the server used, not how many a client could make."""
@@ -40,13 +41,11 @@ class Section:
     """Each figure with its head."""
 
 
+OPEN_LOOP = (("rate", "requests/s"), ("p50", "p50 (ms)"), ("p90", "p90"), ("p99", "p99"), ("p99.9", "p99.9"), ("max", "longest"))
+
 SECTIONS = (
-    Section(
-        "latency",
-        LATENCY.title,
-        LATENCY_METHOD,
-        (("rate", "requests/s"), ("p50", "p50 (ms)"), ("p90", "p90"), ("p99", "p99"), ("p99.9", "p99.9"), ("max", "longest")),
-    ),
+    Section("latency", LATENCY.title, LATENCY_METHOD, OPEN_LOOP),
+    Section(LATENCY_BESIDE.name, LATENCY_BESIDE.title, BESIDE_METHOD, OPEN_LOOP),
     Section("new", "New connections, full handshake", NEW_METHOD, (("cpu", "CPU (us)"), ("rate", "a second of one core"))),
     Section("resumed", "New connections, resumed handshake", NEW_METHOD, (("cpu", "CPU (us)"), ("rate", "a second of one core"))),
     Section("idle", "Memory of an idle connection", IDLE_METHOD, (("bytes", "bytes"),)),

@@ -12,7 +12,7 @@ from bench import lookups
 from bench.figures import VERSIONS, Run, Runs
 from bench.load import connect, h2load, right
 from bench.load.h2load import Load, LoadError
-from bench.plan import GET_1K, LATENCY, PRODUCTS, Plan, Workload
+from bench.plan import GET_1K, LATENCY, LATENCY_BESIDE, PEER, PRODUCTS, Plan, Workload
 from bench.servers import backend
 from bench.servers.place import Place, Running, UnavailableError
 from bench.servers.variant import PLAIN, Variant
@@ -144,9 +144,16 @@ class Session:
                 for target, running in self._serving(version, LATENCY.name):
                     best = self.record.runs.median("get-1k", version, target)
                     if best is not None and target in (self.plan.latency_targets or [target]):
-                        load = self._load(LATENCY, version, rate=best / 2)
-                        ask = lambda running=running, load=load: h2load.run(self.place, running, load)  # noqa: E731
-                        self._run(LATENCY.name, version, target, number, ask)
+                        self._open_loop(LATENCY, version, (target, running), number, best / 2)
+                peers = self.record.runs.median("get-1k", version, PEER)
+                for target, running in self._serving(version, LATENCY.name):
+                    if peers is not None and target in ("qproxy", PEER):
+                        self._open_loop(LATENCY_BESIDE, version, (target, running), number, peers / 2)
+
+    def _open_loop(self, workload: Workload, version: str, served: tuple[str, Running], number: int, rate: float) -> None:
+        target, running = served
+        load = self._load(workload, version, rate=rate)
+        self._run(workload.name, version, target, number, lambda: h2load.run(self.place, running, load))
 
     def _new(self) -> None:
         if not self.plan.new:
