@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
     async def write(self, data: bytes) -> None:
         if not self.writable.is_set():
             await self.writable.wait()
-        if self.lost.is_set():
+        if self.lost.is_set() or self.transport.is_closing():  # it fills no more then, so that a long body would be written at one go
             raise ConnectionResetError
         self.transport.write(data)
 
