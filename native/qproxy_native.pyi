@@ -38,6 +38,8 @@ class Settings(TypedDict):
     """Has the classes of events by name."""
     transmit: Callable[[bytes, _Address, _Address], object]
     """(data, peer, local) to what ``take_datagrams`` gives."""
+    trace: Callable[[_Address, bytes], object | None] | None
+    """A ``seam.Tracer``."""
     streams: int
     header_count: int
     header_bytes: int

@@ -34,6 +34,7 @@ from proxy.control.log import Logs, LogSettings
 from proxy.control.metrics import Exposition
 from proxy.control.presence import Presence
 from proxy.control.probe import Prober
+from proxy.control.qlog import TraceSettings, Tracing
 from proxy.control.state import StateError, load_secret
 from proxy.deadlines import TICK, Deadlines
 from proxy.engine.choice import MakeQuic, choose
@@ -48,6 +49,7 @@ from proxy.listen.udp_socket import bind_udp
 from proxy.message import Address
 from proxy.meters import ProxyMetrics
 from proxy.observe import Log, Metrics
+from proxy.policy.access import Networks
 from proxy.services import Services
 from proxy.snapshot import Listener, Snapshot
 from proxy.sni import Certificate, TlsProfile
@@ -141,6 +143,7 @@ class App:
         self._refresher = CertificateRefresher(configuration.certificate_files, self._publish_certificates, self._log, self._metrics)
         self._h2 = choose("h2", configuration.server.engines.h2)
         self._quic = choose("quic", configuration.server.engines.quic)
+        self._tracing: Tracing | None = None
         self._tcp: list[TcpListener] = []
         self._udp: list[UdpListener] = []
         self._loaded_at = self._attempted_at = time.time()
@@ -159,6 +162,7 @@ class App:
             stack.callback(self._presence.close)
             stack.push_async_callback(self._tasks.close)
             stack.callback(self._upstreams.close)
+            self._begin_tracing(stack)
             await self._listen(stack)
             await self._start_admin(stack)
             await self._prober.start()
@@ -185,6 +189,18 @@ class App:
             await self._stopping.wait()
             await self._drain()
         return EXIT_OK
+
+    def _begin_tracing(self, stack: contextlib.AsyncExitStack) -> None:
+        qlog, folder = self._configuration.server.quic.qlog, self._configuration.qlog_folder
+        if qlog is None or folder is None:
+            return
+        settings = TraceSettings(folder, qlog.share, Networks(qlog.clients), qlog.file_size, qlog.files)
+        try:
+            self._tracing = Tracing(settings, self._metrics, self._log)
+        except OSError as error:
+            msg = f"can't use {folder} for traces (server.quic.qlog): {error.strerror}"
+            raise StartError(msg) from None
+        stack.callback(self._tracing.close)
 
     async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
         """Open every listener, all or none; port 0 of the configuration becomes the one that the system chose."""
@@ -239,6 +255,7 @@ class App:
             admit=admit,
             tickets=self._tickets if quic.resumption else None,
             wall=time.time,
+            trace=self._tracing,
         )
 
     def _select(self, sni: str | None) -> TlsProfile | None:

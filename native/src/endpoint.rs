@@ -26,6 +26,7 @@ use crate::packets::{self, Cid, MAX_CID, MIN_DATAGRAM};
 use crate::python::{self, Arrival, Callbacks, Teller, Told, setting};
 use crate::timers::Timers;
 use crate::tls::{self, Tls};
+use crate::trace::Trace;
 
 /// Version negotiations, Retry packets, refusals and resets for one batch of datagrams; the rest gets none.
 const STATELESS_ANSWERS: usize = 16;
@@ -71,6 +72,8 @@ struct Entry {
     connection: Connection,
     handle: u64,
     cids: Vec<Cid>,
+    /// Behind `connection`: dropped after it, with its last words.
+    trace: Option<Trace>,
     /// Of its current entry among the timers.
     timer: Option<Instant>,
     /// Stands among the dirty ones.
@@ -468,6 +471,9 @@ impl Endpoint {
         };
         if !authentic {
             self.dropped += 1; // nothing is kept for it
+            if let Some(trace) = &entry.trace {
+                trace.abandon();
+            }
             return self.remove(py, slot, "not_authentic", "");
         }
         if !entry.touched {
@@ -551,12 +557,15 @@ impl Endpoint {
         };
         let mut quic = quic.map_err(|error| PyValueError::new_err(error.to_string()))?;
         tls::prepare(quic.as_mut(), original);
+        let sink = self.callbacks.trace(py, from, original)?;
+        let trace = sink.map(|sink| Trace::begin(&mut quic, sink, original.as_slice()));
         self.by_cid.insert(cid, slot);
         self.by_cid.insert(destination, slot);
         self.entries.insert(Box::new(Entry {
             connection: Connection::new(quic, from, self.handshake_timeout, self.keep_alive),
             handle,
             cids: vec![cid, destination],
+            trace,
             timer: None,
             dirty: false,
             touched: false,
@@ -686,6 +695,9 @@ impl Endpoint {
         if !was_complete && (is_complete || closed) {
             tls::forget(entry.connection.quic.as_mut());
             self.callbacks.leave(py, entry.handle, is_complete)?;
+        }
+        if let Some(trace) = &entry.trace {
+            trace.hand_over(py)?;
         }
         match outcome {
             Err(words) if !closed => self.remove(py, slot, "internal_error", &words),

@@ -21,6 +21,7 @@ mod python;
 mod tickets;
 mod timers;
 mod tls;
+mod trace;
 mod versions;
 
 use pyo3::prelude::*;

@@ -48,6 +48,7 @@ pub struct Callbacks {
     leave: Py<PyAny>,
     admit: Option<Py<PyAny>>,
     transmit: Py<PyAny>,
+    trace: Option<Py<PyAny>>,
 }
 
 /// A setting that has to be there.
@@ -86,6 +87,7 @@ impl Callbacks {
             leave: setting(settings, "leave")?,
             admit: setting(settings, "admit")?,
             transmit: setting(settings, "transmit")?,
+            trace: setting(settings, "trace")?,
         })
     }
 
@@ -157,6 +159,17 @@ impl Callbacks {
     /// Those of the callable.
     pub fn refuse(&self, py: Python<'_>, datagram: &[u8]) -> PyResult<Option<Vec<u8>>> {
         self.refuse.bind(py).call1((PyBytes::new(py, datagram),))?.extract()
+    }
+
+    /// Where the trace of a new connection goes, if there is to be one.
+    ///
+    /// # Errors
+    /// Those of the callable.
+    pub fn trace(&self, py: Python<'_>, peer: SocketAddr, original: Cid) -> PyResult<Option<Py<PyAny>>> {
+        match &self.trace {
+            Some(trace) => trace.bind(py).call1((address(peer), PyBytes::new(py, original.as_slice())))?.extract(),
+            None => Ok(None),
+        }
     }
 
     /// The stateless reset that answers a packet of `size` bytes for `cid`, if there is one.

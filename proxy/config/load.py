@@ -51,6 +51,8 @@ class Configuration:
     """What to watch."""
     state: Path
     """The folder for secrets."""
+    qlog_folder: Path | None
+    """The folder for traces, where there are to be any."""
     warnings: tuple[Problem, ...]
 
     @property
@@ -105,6 +107,7 @@ def load(directory: Path, environ: Mapping[str, str], *, now: float | None = Non
         default_certificate=material.default,
         certificate_files=tuple(material.files),
         state=state,
+        qlog_folder=_home(files) / server.quic.qlog.folder if server.quic.qlog is not None else None,
         warnings=tuple(sorted({*warnings, *material.warnings})),
     )
 
@@ -140,10 +143,14 @@ def _find(directory: Path) -> list[tuple[Path, str]]:
 def _state(directory: Path, server: Server, files: list[tuple[Document, File]], environ: Mapping[str, str]) -> Path:
     """The state folder: as configured (relative to that file), from systemd, or beside the configuration."""
     if server.state is not None:
-        home = next(document.file.parent for document, model in files if model.server is not None)
-        return home / server.state
+        return _home(files) / server.state
     given = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if given:
         return Path(given)
     resolved = Path(os.path.abspath(directory))  # noqa: PTH100  # resolve() would follow a symlink to the folder
     return resolved.parent / ".state"
+
+
+def _home(files: list[tuple[Document, File]]) -> Path:
+    """The folder of the file with ``server``, which there must be."""
+    return next(document.file.parent for document, model in files if model.server is not None)

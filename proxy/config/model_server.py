@@ -147,6 +147,31 @@ class KeepAlive(Model):
     between requests as well, so that only the client, its absence or ``timeouts.connection_age`` ends a connection."""
 
 
+class Qlog(Model):
+    """Traces of QUIC connections (qlog), a file for each: packets, frames, losses, the congestion window; for qvis and its like.
+
+    They hold no contents, but tell who was connected when, and with their connection IDs and reset tokens a connection could be ended: only
+    the proxy's user can read them. They are written beside the requests, and what the disk does not take is left out and counted.
+    """
+
+    folder: FileName
+    """Where they go, relative to this file: ``*.sqlog``, named by time and original destination connection ID. Made where there is none."""
+    share: float = Field(default=0, ge=0, le=1)
+    """Share of all connections that are traced, by chance: ``0.01`` is one of a hundred."""
+    clients: list[Network] = Field(default_factory=list, max_length=1000)
+    """Clients whose connections are traced always."""
+    file_size: Size = Field(default=10 * 1024 * 1024, ge=64 * 1024)
+    """Of one trace, which ends there."""
+    files: int = Field(default=1000, ge=1, le=1_000_000)
+    """Traces in the folder; for a new one, the oldest goes."""
+
+    @model_validator(mode="after")
+    def _of_somebody(self) -> "Qlog":
+        if not self.share and not self.clients:
+            raise says("'qlog' traces nobody: expected a share above 0, or clients", "share")
+        return self
+
+
 class Quic(Model):
     """The QUIC transport."""
 
@@ -164,6 +189,8 @@ class Quic(Model):
     (RFC 9000, section 10.1). Default: ``timeouts.idle``."""
     keep_alive: KeepAlive | None = None
     """PINGs to clients from which nothing comes; default: none are sent."""
+    qlog: Qlog | None = None
+    """Traces of connections; default: none."""
     retry: Literal["auto", "always", "never"] = "auto"
     """Whether a new client first has to prove its address, by a round trip more (Retry): against floods from addresses that are not the
     sender's own. ``auto``: while many handshakes are in progress or fail, a quarter of one of the two bounds below."""

@@ -4,7 +4,7 @@ Works on the data as read and not on the models, so that these mistakes are told
 is passed over: the models complain about it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from proxy.config.names import parse_address, parse_host
@@ -27,6 +27,42 @@ def check_references(documents: list[Document]) -> tuple[list[Problem], list[Pro
     checker.pools()
     checker.early_data()
     return checker.problems, checker.warnings
+
+
+@dataclass(frozen=True, slots=True)
+class _Feature:
+    """What the configuration asks of an engine and not every engine of its kind has. All of them stand in ``_asked_of_engines``."""
+
+    kind: choice.Kind
+    path: Path
+    """Where it is asked."""
+    what: str
+    has: Callable[[choice.Engine], bool]
+    instead: Callable[[choice.Engine], str]
+    """What an engine that lacks it has."""
+
+    def refusal(self, engine: choice.Engine) -> str:
+        """The message where *engine*, which serves here, lacks it: names the engine that has it, with what to do for that."""
+        who = ""
+        for other in choice.ENGINES:
+            if other.kind == self.kind and self.has(other):
+                who += f"; {other.name} has it" + (f", and is not installed here: {other.install}" if other.why_missing() else "")
+        return f"the {_KINDS[self.kind]} engine in use here, {engine.name}, has no {self.what}{who}; expected {self.instead(engine)}"
+
+
+_KINDS: Mapping[choice.Kind, str] = {"h2": "HTTP/2", "quic": "QUIC"}
+
+
+def _asked_of_engines(document: Document) -> Iterator[_Feature]:
+    control = _get(document.data, "server", "quic", "congestion_control")
+    if control in CONGESTION_CONTROLS and control != choice.AUTO:
+        yield _Feature(
+            "quic",
+            ("server", "quic", "congestion_control"),
+            control,
+            has=lambda engine: control in engine.congestion_controls,
+            instead=lambda engine: f"one of {', '.join((choice.AUTO, *engine.congestion_controls))}",
+        )
 
 
 @dataclass(slots=True)
@@ -79,22 +115,21 @@ class _Checker:
 
     def _engines(self, document: Document) -> None:
         """An engine that is named is installed here, and has what is asked of it."""
-        control = _get(document.data, "server", "quic", "congestion_control")
+        asked = list(_asked_of_engines(document))
         for kind in choice.KINDS:
             wanted = _get(document.data, "server", "engines", kind)
             names = [engine.name for engine in choice.ENGINES if engine.kind == kind]
-            asked = kind == "quic" and control in CONGESTION_CONTROLS and control != choice.AUTO
-            if wanted not in names and not (asked and wanted in (None, choice.AUTO)):
+            features = [feature for feature in asked if feature.kind == kind]
+            if wanted not in names and not (features and wanted in (None, choice.AUTO)):
                 continue
             try:
                 engine = choice.choose(kind, str(wanted or choice.AUTO))
             except choice.NotInstalled as error:
                 self.problems.append(document.problem(("server", "engines", kind), str(error)))
                 continue
-            if asked and control not in engine.congestion_controls:
-                known = ", ".join((choice.AUTO, *engine.congestion_controls))
-                message = f"the QUIC engine in use here, {engine.name}, has no {control}; expected one of {known}"
-                self.problems.append(document.problem(("server", "quic", "congestion_control"), message))
+            for feature in features:
+                if not feature.has(engine):
+                    self.problems.append(document.problem(feature.path, feature.refusal(engine)))
 
     def hosts(self) -> None:
         """A host belongs to one site."""

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.quic.tickets import Tickets
-from proxy.engine.seam import Connection, Endpoint, EngineLimits, Handle, Select
+from proxy.engine.seam import Connection, Endpoint, EngineLimits, Handle, Select, Tracer
 from proxy.message import Address
 
 Kind: TypeAlias = Literal["h2", "quic"]
@@ -103,6 +103,7 @@ class MakeQuic(Protocol):
         admit: Callable[[Handle, Address], bool] | None,
         tickets: Tickets | None,
         wall: Callable[[], float],
+        trace: Tracer | None,
     ) -> Endpoint:
         """Make it."""
 

@@ -144,6 +144,12 @@ DIFFERENCES: Mapping[str, Difference] = {
         {"aioquic": "end the connection, by a budget", "native": "are taken"},
         "They cost the native engine little; what costs HTTP/3 (resets, empty or unknown frames) is cut alike.",
     ),
+    "qlog": Difference(
+        "quic",
+        "The draft that traces (`server.quic.qlog`) follow",
+        {"aioquic": "version 0.3 (draft-ietf-quic-qlog-main-schema-02)", "native": "draft-ietf-quic-qlog-quic-events-12"},
+        "What the libraries write.",
+    ),
     "path figures": Difference(
         "quic",
         "Round-trip time, losses and congestion window in the metrics",

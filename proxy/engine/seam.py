@@ -151,6 +151,24 @@ Select: TypeAlias = Callable[[str | None], object | None]
 """SNI to TLS profile (a ``snapshot.TlsProfile``); None refuses the handshake with unrecognized_name."""
 
 
+class TraceSink(Protocol):
+    """Where the trace of one QUIC connection goes (qlog, JSON text sequences)."""
+
+    @property
+    def began(self) -> float:
+        """Seconds since 1970."""
+
+    def write(self, records: bytes) -> bool:
+        """Take complete records; never blocks and never raises. False: no more of them is wanted."""
+
+    def close(self) -> None:
+        """There are no more."""
+
+
+Tracer: TypeAlias = Callable[[Address, bytes], TraceSink | None]
+"""Client's address and original destination connection ID of a connection that begins, to where its trace goes; None: nowhere."""
+
+
 class Endpoint(Protocol):
     """All QUIC connections of one UDP listener, HTTP/3 on each: the verbs of ``Connection`` with (connection, stream)."""
 

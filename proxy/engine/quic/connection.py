@@ -198,6 +198,10 @@ class Transport(SendingConnection):
         loss._rtt_initialized = False  # noqa: SLF001  # the next sample is taken for the first
         loss._rtt_min = math.inf  # noqa: SLF001
 
+    def end_trace(self) -> None:
+        """Tell the connection's trace no more. Not while packets are read or written."""
+        self._quic_logger = self._loss._quic_logger = None  # noqa: SLF001
+
     def next_event(self) -> events.QuicEvent | None:
         """The next thing that happened; but what had come of a stream before it was abandoned is nobody's any more."""
         queue, dropped = self._events, self._dropped

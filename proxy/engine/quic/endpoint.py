@@ -11,6 +11,7 @@ Who may begin a handshake ``gate`` says.
 
 import heapq
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from aioquic.quic import events as quic
 from aioquic.quic.configuration import QuicConfiguration
@@ -28,8 +29,9 @@ from proxy.engine.quic.sessions import ALPN, Sessions, configuration_epoch
 from proxy.engine.quic.settings import MIN_DATAGRAM, QuicSettings
 from proxy.engine.quic.tickets import Tickets
 from proxy.engine.quic.tls import CIPHERS, Identities
+from proxy.engine.quic.trace import Trace
 from proxy.engine.quic.verbs import Verbs
-from proxy.engine.seam import Datagram, EngineLimits, FirstPackets, Handle, Select, Transmit
+from proxy.engine.seam import Datagram, EngineLimits, FirstPackets, Handle, Select, Tracer, Transmit
 from proxy.message import Address
 
 STATELESS_ANSWERS = 16
@@ -46,7 +48,19 @@ _ALGORITHMS = {"auto": "cubic", "cubic": "cubic", "reno": "reno"}
 
 
 class _Connection:
-    __slots__ = ("cids", "closed", "complete_by", "handle", "http", "linger_until", "path", "pinged_at", "timer", "transport")
+    __slots__ = (
+        "cids",
+        "closed",
+        "complete_by",
+        "handle",
+        "http",
+        "linger_until",
+        "path",
+        "pinged_at",
+        "timer",
+        "trace",
+        "transport",
+    )
 
     def __init__(self, handle: Handle, transport: Transport, path: tuple[Address, Address], complete_by: float) -> None:
         self.handle = handle
@@ -58,6 +72,7 @@ class _Connection:
         self.cids: set[bytes] = set()
         self.linger_until: float | None = None
         self.pinged_at = 0.0  # or its handshake was complete
+        self.trace: Trace | None = None
         self.timer: float | None = None  # of its current entry in the heap
 
 
@@ -66,8 +81,8 @@ class QuicEndpoint(Verbs):
 
     *select* gives the TLS profile for an SNI; *secret* (16 bytes or more) keys what must not be guessed; *random_bytes* makes connection
     IDs differ from one start to the next; *admit* says whether a new client may come in, by its address; *tickets* makes session
-    tickets, where there are to be any; *wall* is the time of day, in seconds since 1970, by which processes with the same secret agree
-    on the age of a token.
+    tickets, where there are to be any; *trace* says whose connection is traced, where any is; *wall* is the time of day, in seconds since
+    1970, by which processes with the same secret agree on the age of a token.
     """
 
     version = "HTTP/3"
@@ -83,12 +98,15 @@ class QuicEndpoint(Verbs):
         admit: Callable[[Handle, Address], bool] | None = None,
         tickets: Tickets | None = None,
         wall: Callable[[], float] = float,
+        trace: Tracer | None = None,
     ) -> None:
         self._limits = limits
         self._settings = settings
         self._keeps_alive = settings.keep_alive > 0
         self._identities = Identities(Sessions(select, secret, tickets, configuration_epoch("aioquic", limits, settings)))
         self._admit = admit
+        self._trace = trace
+        self._now = 0.0
         self._mint = Minter(secret, random_bytes, settings.routable)
         self._cid_bytes = self._mint.cid_bytes
         self._resets = Resets(self._mint, random_bytes)
@@ -124,6 +142,7 @@ class QuicEndpoint(Verbs):
 
     def receive(self, datagrams: Sequence[Datagram], now: float) -> list[tuple[Handle, Event]]:
         """Take datagrams. Never raises on hostile input."""
+        self._now = now
         touched: dict[Handle, _Connection] = {}
         answers = STATELESS_ANSWERS
         by_cid, cid_bytes, stays = self._by_cid, self._cid_bytes, not self._settings.migration
@@ -153,6 +172,8 @@ class QuicEndpoint(Verbs):
             if not connection.transport.begun:  # no authentic packet: nothing is kept for it
                 self.dropped += 1
                 self._gate.leave(connection.handle, complete=False)
+                if connection.trace is not None:
+                    connection.trace.abandon()
                 self._remove(connection)
                 if self._admit is not None:  # who admitted it has counted it
                     self._events.append((connection.handle, ConnectionClosed("not_authentic", "")))
@@ -164,6 +185,7 @@ class QuicEndpoint(Verbs):
 
     def take_datagrams(self, now: float) -> list[Transmit]:
         """Datagrams to send now, of all connections with something to send."""
+        self._now = now
         out, self._answers = self._answers, []
         dirty, self._dirty = self._dirty, {}
         for connection in dirty.values():
@@ -205,6 +227,7 @@ class QuicEndpoint(Verbs):
 
     def on_deadline(self, now: float) -> list[tuple[Handle, Event]]:
         """Handle the timers that are due (loss detection, acknowledgements, pacing, idle, handshake, drain)."""
+        self._now = now
         heap = self._heap
         while heap and heap[0][0] <= now:
             due, handle = heapq.heappop(heap)
@@ -282,9 +305,14 @@ class QuicEndpoint(Verbs):
                 self._by_cid[cid] = connection
             return cid, token
 
-        transport = Transport(self._configuration, self._identities, self._limits, mint, arrival)
+        configuration, trace = self._configuration, None
+        if self._trace is not None and (sink := self._trace(datagram.peer, arrival.original)) is not None:
+            trace = Trace(sink, arrival.original, lambda: self._now)
+            configuration = replace(configuration, quic_logger=trace)  # type: ignore[arg-type]  # it has what is asked of one
+        transport = Transport(configuration, self._identities, self._limits, mint, arrival)
         transport.may_move = self._settings.migration
         connection = _Connection(self._last_handle, transport, (datagram.peer, datagram.local), now + self._settings.handshake_timeout)
+        connection.trace = trace
         connection.cids = minted
         minted.add(header.destination)
         for cid in minted:
@@ -342,6 +370,8 @@ class QuicEndpoint(Verbs):
                     connection.linger_until = now + GOAWAY_LINGER
             else:
                 connection.linger_until = None
+        if connection.trace is not None and not connection.trace.flush():
+            transport.end_trace()
         if transport.terminated:
             self._remove(connection)
 
@@ -383,6 +413,8 @@ class QuicEndpoint(Verbs):
         for cid in connection.cids:
             if self._by_cid.get(cid) is connection:
                 del self._by_cid[cid]
+        if connection.trace is not None:
+            connection.trace.close()
         self._by_handle.pop(connection.handle, None)
         self._dirty.pop(connection.handle, None)
 

@@ -21,7 +21,7 @@ from proxy.engine.quic.resets import Resets
 from proxy.engine.quic.sessions import Sessions, configuration_epoch
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.quic.tickets import LIFETIME, TICKETS, Tickets
-from proxy.engine.seam import HIGH_WATER, LOW_WATER, EngineLimits, FirstPackets, Handle, Select, Transmit
+from proxy.engine.seam import HIGH_WATER, LOW_WATER, EngineLimits, FirstPackets, Handle, Select, Tracer, Transmit
 from proxy.engine.validate import Malformed, pseudo_request, trailers
 from proxy.errors import Reset
 from proxy.message import Address, Headers
@@ -51,6 +51,7 @@ class NativeEndpoint(qproxy_native.Endpoint):
         admit: Callable[[Handle, Address], bool] | None = None,
         tickets: Tickets | None = None,
         wall: Callable[[], float] = float,
+        trace: Tracer | None = None,
     ) -> Self:
         """See ``QuicEndpoint``."""
         mint = Minter(secret, random_bytes, settings.routable)
@@ -74,6 +75,7 @@ class NativeEndpoint(qproxy_native.Endpoint):
                 "refuse": refuser(mint),
                 "events": events,
                 "transmit": Transmit,
+                "trace": trace,
                 "streams": limits.streams,
                 "header_count": limits.header_count,
                 "header_bytes": limits.header_bytes,

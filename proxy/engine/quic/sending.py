@@ -10,6 +10,8 @@ Knows aioquic's private parts. Knows neither HTTP nor where credit and abuse are
 - receive limits follow ``flow.ReceiveWindows``, stream limits rise only as streams finish.
 """
 
+from typing import Any
+
 from aioquic import tls
 from aioquic.buffer import size_uint_var
 from aioquic.quic.connection import (
@@ -168,6 +170,8 @@ class SendingConnection(QuicConnection):
                     handler_args=(limit,),
                 )
                 frame.push_uint_var(value)
+                if self._quic_logger is not None:
+                    _trace(builder, self._quic_logger.encode_connection_limit_frame(limit.frame_type, value))
                 limit.value = limit.sent = value
                 self._limits_told += 1
 
@@ -183,6 +187,8 @@ class SendingConnection(QuicConnection):
         )
         frame.push_uint_var(number(stream))
         frame.push_uint_var(limit)
+        if self._quic_logger is not None:
+            _trace(builder, self._quic_logger.encode_max_stream_data_frame(limit, number(stream)))
         stream.max_stream_data_local = limit
         self._limits_told += 1
 
@@ -225,6 +231,8 @@ class SendingConnection(QuicConnection):
                 buffer.push_uint_var(offset)
             buffer.push_uint16(size | 0x4000)
             buffer.push_bytes(frame.data)
+            if self._quic_logger is not None:
+                _trace(builder, self._quic_logger.encode_stream_frame(frame, stream_id))
             self._remote_max_data_used += sender.highest_offset - highest
             del ready[stream_id]
             if len(sender._pending) or sender._pending_eof:  # noqa: SLF001
@@ -238,12 +246,17 @@ class SendingConnection(QuicConnection):
         frame.push_uint_var(reset.stream_id)
         frame.push_uint_var(reset.error_code)
         frame.push_uint_var(reset.final_size)
+        if self._quic_logger is not None:
+            encoded = self._quic_logger.encode_reset_stream_frame(reset.error_code, reset.final_size, reset.stream_id)
+            _trace(builder, encoded)
 
     def _write_stop_frame(self, builder: QuicPacketBuilder, stream: QuicStream) -> None:
         frame = builder.start_frame(QuicFrameType.STOP_SENDING, capacity=17, handler=self._on_stop_delivery, handler_args=(stream,))
         stop = stream.receiver.get_stop_frame()
         frame.push_uint_var(stop.stream_id)
         frame.push_uint_var(stop.error_code)
+        if self._quic_logger is not None:
+            _trace(builder, self._quic_logger.encode_stop_sending_frame(stop.error_code, stop.stream_id))
 
     # What became of it
 
@@ -269,3 +282,10 @@ class SendingConnection(QuicConnection):
     def _on_limit_delivery(self, delivery: QuicDeliveryState, stream: QuicStream) -> None:
         if delivery is not QuicDeliveryState.ACKED and number(stream) in self._streams:
             self._limits_due[number(stream)] = stream
+
+
+def _trace(builder: QuicPacketBuilder, frame: dict[str, Any]) -> None:
+    """A frame of the packet that is being written, for the connection's trace."""
+    frames = builder.quic_logger_frames
+    assert frames is not None
+    frames.append(frame)

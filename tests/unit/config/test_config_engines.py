@@ -1,9 +1,12 @@
 """Engines that the configuration names: installed or told of, with what is asked of them."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 from config_folder import SITE
+
+from proxy.engine import choice
 
 
 @pytest.fixture
@@ -32,9 +35,19 @@ def test_an_engine_that_does_not_exist(folder):
 def test_a_congestion_control_that_the_engine_in_use_lacks(folder, portable_only, engines):
     text = f"server: {{{engines}quic: {{congestion_control: bbr}}}}"
     column = text.index("bbr") + 1
-    assert folder.problems(SITE + text) == [
-        f"one.yaml:6:{column}: the QUIC engine in use here, aioquic, has no bbr; expected one of auto, cubic, reno"
-    ]
+    install = choice.find("quic", "native").install
+    (problem,) = folder.problems(SITE + text)
+    assert problem == (
+        f"one.yaml:6:{column}: the QUIC engine in use here, aioquic, has no bbr; native has it, and is not installed here: {install}; "
+        "expected one of auto, cubic, reno"
+    )
+
+
+def test_a_feature_of_an_engine_that_is_installed_and_not_in_use(folder, monkeypatch):
+    absent = replace(choice.find("quic", "native"), name="other", module="json", attribute="loads")
+    monkeypatch.setattr(choice, "ENGINES", (*(one for one in choice.ENGINES if one.name != "native"), absent))
+    (problem,) = folder.problems(SITE + "server: {engines: {quic: aioquic}, quic: {congestion_control: bbr}}")
+    assert problem.endswith("the QUIC engine in use here, aioquic, has no bbr; other has it; expected one of auto, cubic, reno")
 
 
 @pytest.mark.parametrize("control", ["auto", "cubic", "reno"])

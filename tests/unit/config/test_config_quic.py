@@ -80,3 +80,23 @@ def test_early_data_where_client_certificates_are_asked_for(folder):
     text = SITE.replace("{self_signed: true}", "{self_signed: true, client_certificates: {ca: ca.pem}}") + "  early_data: on\n"
     problems = folder.problems(text)
     assert problems == ["one.yaml:6:3: 'early_data' has no effect with client certificates: they are asked for in the handshake"]
+
+
+def test_traces_go_beside_the_file_that_says_so(folder):
+    file = folder.write(SITE + "server: {quic: {qlog: {folder: traces, clients: [10.0.0.0/8]}}}\n", "more/one.yaml")
+    configuration = folder.load()
+    assert configuration.qlog_folder == file.parent / "traces"
+    assert not configuration.qlog_folder.exists()
+    qlog = configuration.server.quic.qlog
+    assert (qlog.share, qlog.clients, qlog.file_size, qlog.files) == (0, ["10.0.0.0/8"], 10 * 1024 * 1024, 1000)
+
+
+def test_no_traces_unless_it_is_said(folder):
+    folder.write(SITE)
+    assert folder.load().qlog_folder is None
+
+
+def test_traces_of_nobody(folder):
+    text = "server: {quic: {qlog: {folder: traces}}}\n"
+    (problem,) = folder.problems(SITE + text)
+    assert problem.endswith("'qlog' traces nobody: expected a share above 0, or clients")
