@@ -26,6 +26,7 @@ from proxy.engine.h1_client import H1Client
 from proxy.engine.h2 import H2Connection
 from proxy.engine.h3 import H3Connection
 from proxy.engine.h3_frames import FieldSections
+from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.seam import EngineLimits
 from proxy.engine.validate import pseudo_request
 from proxy.listen.tcp_connection import TcpConnection
@@ -110,6 +111,8 @@ def ngh2() -> Play:
 class _Transport:
     """The QUIC connection as HTTP/3 sees it, when all goes well: takes everything."""
 
+    unsent_bytes = 0
+
     def send(self, stream_id, data, *, end=False):
         return True
 
@@ -132,7 +135,7 @@ class _Transport:
 def h3() -> Play:
     """HTTP/3 above aioquic's transport: the same."""
     sections = FieldSections()
-    engine = H3Connection(_Transport(), LIMITS, sections)
+    engine = H3Connection(_Transport(), LIMITS, sections, QuicSettings().output)
     request = sections.encode(FIELDS)
     stream = 0
 

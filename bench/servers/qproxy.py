@@ -5,6 +5,7 @@
 
 import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +48,11 @@ class Build:
             raise UnavailableError(msg)
 
 
-def start(place: Place, build: Build, variant: Variant = PLAIN) -> Running:
-    """All versions on one port. Raises UnavailableError where one of the engines is not installed."""
+def start(place: Place, build: Build, variant: Variant = PLAIN, quic: Mapping[str, object] | None = None) -> Running:
+    """All versions on one port; *quic* is laid over ``server.quic``, and has localhost served as well.
+
+    Raises UnavailableError where one of the engines is not installed.
+    """
     build.need(build.h2)
     build.need(build.quic)
     port = free_port()
@@ -62,12 +66,14 @@ def start(place: Place, build: Build, variant: Variant = PLAIN) -> Running:
         "state": str(folder / "state"),
         "log": {"access": variant.access_log},
         "timeouts": {"idle": "1h"},
-        "quic": {"handshakes_per_network": 1000},  # all clients of the bench are of one
+        "quic": {"handshakes_per_network": 1000, **(quic or {})},  # all clients of the bench are of one
     }
     pools = {"web": {"endpoints": [f"http://127.0.0.1:{behind(place, variant)}"]}}
     tls = {"certificate": str(place.certificate), "key": str(place.key)}
     routes = [{"match": {"path": "/"}, "pool": "web"}]
     sites = [{"hosts": [host], "tls": tls, "routes": routes} for host in variant.hosts()]
+    if quic is not None:
+        sites.append({"hosts": ["localhost"], "tls": {"self_signed": True}, "routes": routes})
     write(folder / "qproxy.yaml", {"server": server, "pools": pools})
     for at in range(0, len(sites), SITES_PER_FILE):
         write(folder / f"sites-{at}.yaml", {"sites": sites[at : at + SITES_PER_FILE]})
