@@ -1,7 +1,6 @@
 """Hostile bytes against both engines of HTTP/2, for a given time: ``python -m tests.fuzz.h2_engines --seconds 60``.
 
-Each case is a number: ``--case N`` runs it alone. A child runs the cases, so that an abort, a signal or a hang of the C library is a
-finding like any other, and the next child goes on behind it. What is asked of a case:
+Each case is a number (``runner.py``). What is asked of it:
 
 - nothing raises, and no connection ends with ``internal``; ConnectionClosed comes once and last; no stream has events after its end;
 - what the engine sends is whole frames, HEADERS before DATA, nothing behind an end but RST_STREAM, bodies right and within the windows;
@@ -10,15 +9,6 @@ finding like any other, and the next child goes on behind it. What is asked of a
   refused, cut or never reached by the other.
 """
 
-import argparse
-import os
-import resource
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from pathlib import Path
 from random import Random
 from struct import unpack_from
 
@@ -28,9 +18,9 @@ from proxy.engine.h2_ngh2 import Ngh2Connection
 from proxy.engine.seam import EngineLimits
 from proxy.errors import Reset
 from tests.fuzz.h2_dialogues import Client
+from tests.fuzz.runner import main
+from tests.fuzz.streams import follow
 
-HANG_SECONDS = 20
-"""CPU time after which a case is a hang."""
 LIMITS = (
     EngineLimits(streams=3, stream_window=70_000, connection_window=90_000, header_bytes=9000, header_count=40),
     EngineLimits(),
@@ -85,18 +75,7 @@ class Run:
                 assert event.error != "internal", event
                 self.closed = event
                 continue
-            seen = self.streams.setdefault(event.stream, [])
-            if isinstance(event, RequestHead):
-                assert not seen, f"{event} after {seen}"
-            elif isinstance(event, RequestBody | RequestEnd):
-                assert isinstance(seen[0], RequestHead)
-                assert not seen[0].end, f"{event} after a head that ended"
-                assert not any(isinstance(old, RequestEnd | StreamReset) for old in seen), f"{event} after {seen}"
-            elif isinstance(event, StreamReset):
-                assert isinstance(seen[0], RequestHead)
-                assert not any(isinstance(old, StreamReset) for old in seen), f"{event} twice"
-            if not isinstance(event, Drained):
-                seen.append(event)
+            follow(self.streams.setdefault(event.stream, []), event)
             if answers:
                 self.answer(event)
 
@@ -225,62 +204,5 @@ def check(case):
     return 5
 
 
-def child(first, seconds):
-    """Run cases from *first* until the time is over, saying each before it begins."""
-    until = time.monotonic() + seconds
-    case, runs = first, 0
-    note = os.open(os.environ["FUZZ_NOTE"], os.O_WRONLY)
-    while time.monotonic() < until:
-        os.pwrite(note, b"%20d %20d\n" % (case, runs), 0)
-        signal.setitimer(signal.ITIMER_PROF, HANG_SECONDS)  # nobody handles SIGPROF: it ends the child
-        runs += check(case)
-        case += 1
-    os.pwrite(note, b"%20d %20d\n" % (case, runs), 0)
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB", flush=True)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--first", type=int, default=1, help="the first case")
-    parser.add_argument("--case", type=int, help="run this one alone, in this process")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.case is not None:
-        print(check(arguments.case), "connections, nothing found")
-        return
-    if arguments.child:
-        child(arguments.first, arguments.seconds)
-        return
-    sys.exit(parent(arguments))
-
-
-def parent(arguments):
-    """Start children until the time is over; one line for each finding. The exit code."""
-    note = Path(tempfile.gettempdir(), f"fuzz-h2.{os.getpid()}")
-    first, runs, findings = arguments.first, 0, 0
-    until = time.monotonic() + arguments.seconds
-    while (left := until - time.monotonic()) > 0:
-        note.write_bytes(b" " * 42)
-        command = [sys.executable, "-m", "tests.fuzz.h2_engines", "--child", "--first", str(first), "--seconds", str(left)]
-        done = subprocess.run(command, env=os.environ | {"FUZZ_NOTE": str(note)}, check=False, capture_output=True, text=True)
-        words = note.read_bytes().split()
-        if not words:
-            print(done.stderr, flush=True)
-            return 2
-        case, runs = int(words[0]), runs + int(words[1])
-        if done.returncode == 0:
-            print(done.stdout.strip())
-            first = case
-            break
-        name = signal.Signals(-done.returncode).name if done.returncode < 0 else f"exit {done.returncode}"
-        findings += 1
-        print(f"FINDING case {case}: {name}: {done.stderr.strip()[-300:]}", flush=True)
-        first = case + 1
-    note.unlink()
-    print(f"{first - arguments.first} cases, {runs} connections, {findings} findings")
-    return 1 if findings else 0
-
-
 if __name__ == "__main__":
-    main()
+    main("tests.fuzz.h2_engines", check, __doc__)
