@@ -12,7 +12,7 @@ ENGINES ?= installed
 E2E = $(BIN)/pytest -q -n $(WORKERS) --dist loadfile $(if $(filter-out installed,$(ENGINES)),--engines=$(ENGINES))
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
-.PHONY: help venv demo native native-test native-wheel-test engines test soak lint types imports unit e2e coverage bench bench-full profile micro micro-instructions fuzz fuzz-h2 compiled test-compiled smoke-compiled wheel packages clean
+.PHONY: help venv demo native native-test native-wheel-test engines test soak lint types imports unit e2e coverage bench bench-full profile micro micro-instructions fuzz fuzz-h2 fuzz-quic compiled test-compiled smoke-compiled wheel packages clean conformance
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -88,9 +88,11 @@ $(VENV)/.bench: $(VENV)/.developer
 # Root makes and enters the peers' Debian root. BENCH takes options: make bench BENCH="--rounds 5".
 bench: $(VENV)/.bench packages bench-builds ## Compare with nginx, HAProxy, Caddy, Envoy, hypercorn and the bare engines, in minutes: bench/results/
 	$(BIN)/python -m bench.run $(BENCH)
+	$(BIN)/python -m bench.paths
 
 bench-full: $(VENV)/.bench packages bench-builds ## The same with every workload, in an hour
 	$(BIN)/python -m bench.run --full $(BENCH)
+	$(BIN)/python -m bench.paths --full
 
 profile: $(VENV)/.bench packages bench-builds ## Flame graphs of each workload: bench/results/profiles/
 	$(BIN)/python -m bench.profile $(BENCH)
@@ -145,11 +147,20 @@ test-compiled: packages engines build/tested ## All tests but the simulations ov
 smoke-compiled: packages engines build/tested # The part of them that make test has
 	$(TESTED) tests/e2e/test_e2e_hello.py tests/e2e/test_e2e_semantics.py
 
-fuzz: venv ## The properties, with a hundred times as many examples
+conformance: venv # docs/reference/conformance.md anew, from the tables of tests/e2e/harness/conformance/
+	cd tests/e2e && $(abspath $(BIN))/python -m harness.conformance.page > ../../docs/reference/conformance.md
+
+fuzz: venv engines fuzz-h2 fuzz-quic ## Hostile bytes against every engine, SECONDS (600) each; the properties, with a hundred times as many examples
 	FUZZ=100 $(BIN)/pytest -q -n $(WORKERS) --timeout=1800 tests/property
 
-fuzz-h2: venv ## Hostile bytes against both HTTP/2 engines for SECONDS (60), from case FIRST (1)
-	$(BIN)/python -m tests.fuzz.h2_engines --seconds $(or $(SECONDS),60) --first $(or $(FIRST),1)
+FUZZ_FOR = --seconds $(or $(SECONDS),600) --first $(or $(FIRST),1)
+
+fuzz-h2: venv # Of these: both HTTP/2 engines; FIRST (1) is the first case
+	$(BIN)/python -m tests.fuzz.h2_engines $(FUZZ_FOR)
+
+fuzz-quic: venv engines # Of these: both QUIC engines; connection IDs, tokens and tickets
+	$(BIN)/python -m tests.fuzz.quic_tokens $(FUZZ_FOR)
+	$(BIN)/python -m tests.fuzz.quic_endpoints $(FUZZ_FOR)
 
 packages: # The Debian packages whose programs tests and benchmarks run
 	@scripts/debian-packages

@@ -19,7 +19,7 @@ class Settings(TypedDict):
     cid_bytes: int
     """Length of those connection IDs."""
     reset: Callable[[bytes, int, float], bytes | None]
-    """(unknown connection ID, size of its packet, now) to the stateless reset that answers it."""
+    """(a packet from its unknown connection ID on, its size, now) to the stateless reset that answers it."""
     judge: Callable[[bytes, _Address, float, bool], tuple[bytes | None, bytes | None, bytes | None]]
     """(a client's first datagram, its address, now, whether it may be answered) to the answer; or to the destination ID of its very first
     packet, and the source ID of the Retry packet that it answers. None of these: the datagram is dropped."""
@@ -45,8 +45,13 @@ class Settings(TypedDict):
     header_bytes: int
     stream_window: int
     connection_window: int
+    max_stream_window: int
+    """What the window grows to."""
+    max_connection_window: int
     high_water: int
     low_water: int
+    output: int
+    """Bytes queued for a connection above which its streams are held at ``low_water``."""
     idle_timeout: float
     keep_alive: float
     """0: no PINGs."""
@@ -54,9 +59,11 @@ class Settings(TypedDict):
     handshake_timeout: float
     connections: int
     max_datagram_size: int
-    """More than 1200: the path is probed for datagrams up to this size (RFC 8899)."""
+    """Above 1200, the path is probed for datagrams up to this size (RFC 8899); 0: as far as the link goes."""
     migration: bool
     """Clients may change their IP address."""
+    certificate_compression: list[str]
+    """``brotli``, ``zlib``: best first."""
     congestion_control: str
     """``bbr``, ``cubic`` or ``reno``."""
 
@@ -69,7 +76,13 @@ class Endpoint:
     @property
     def dropped(self) -> int: ...
     @property
+    def certificates_compressed(self) -> dict[str, int]: ...
+    @property
     def moves_refused(self) -> int: ...
+    @property
+    def output_bytes(self) -> int: ...
+    @property
+    def holds(self) -> int: ...
     @property
     def datagrams_in(self) -> int: ...
     @property
@@ -93,5 +106,9 @@ class Endpoint:
     def close_connection(self, connection: int, code: int, words: str) -> None: ...
     def goaway(self, connection: int) -> None: ...
     def refuse_new(self) -> None: ...
+    def begin_generation(self, cid_bytes: int) -> None: ...
+    def renew_connection_ids(self, most: int) -> bool: ...
+    @property
+    def connections_to_renew(self) -> int: ...
 
 def versions() -> dict[str, str]: ...

@@ -67,12 +67,7 @@ def health(services: Services) -> Respond:
 def _may_ask(client: ClientConnection, name: bytes, host: Host) -> bool:
     """Whether this connection may carry requests for *host* (RFC 9110, section 7.4; RFC 9113, section 9.1.1)."""
     tls = client.tls
-    return (
-        tls is not None
-        and not tls.is_default
-        and tls.client_rule == host.site.client_rule
-        and tls.certificate.covers(name.decode("latin-1"))
-    )
+    return tls is not None and not tls.is_default and tls.client_rule == host.site.client_rule and tls.covers(name.decode("latin-1"))
 
 
 def _to_https(client: ClientConnection, head: RequestHead, name: bytes, host: Host | None) -> Respond:

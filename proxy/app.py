@@ -38,6 +38,7 @@ from proxy.control.qlog import TraceSettings, Tracing
 from proxy.control.state import StateError, load_secret
 from proxy.deadlines import TICK, Deadlines
 from proxy.engine.choice import MakeQuic, choose
+from proxy.engine.quic.ids import Routable
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.quic.tickets import Tickets
 from proxy.engine.seam import Endpoint, Handle
@@ -45,7 +46,7 @@ from proxy.listen.limits import AcceptLimits
 from proxy.listen.tcp import TcpListener, bind_tcp
 from proxy.listen.tls import ContextError, TlsContexts
 from proxy.listen.udp import UdpListener
-from proxy.listen.udp_socket import bind_udp
+from proxy.listen.udp_socket import Buffers, bind_udp
 from proxy.message import Address
 from proxy.meters import ProxyMetrics
 from proxy.observe import Log, Metrics
@@ -205,6 +206,8 @@ class App:
     async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
         """Open every listener, all or none; port 0 of the configuration becomes the one that the system chose."""
         self._configured_listeners = self._services.snapshot.listeners
+        quic = self._configuration.server.quic
+        buffers, missed = Buffers(quic.receive_buffer, quic.send_buffer), dict[str, None]()
         bound = []
         for wanted in self._services.snapshot.listeners:
             listener = wanted
@@ -218,8 +221,9 @@ class App:
                 stack.callback(tcp.stop_accepting)
                 self._tcp.append(tcp)
             if "h3" in listener.protocols:
-                sock = _bound(bind_udp, listener.address, "UDP")
+                sock = _bound(partial(bind_udp, buffers=buffers), listener.address, "UDP")
                 stack.callback(sock.close)
+                missed.update(dict.fromkeys(buffers.missed(sock)))
                 listener = with_port(listener, sock.getsockname()[1])
                 udp = UdpListener(listener, self._services, partial(self._endpoint, listener), self._limits, sock)
                 udp.start()
@@ -227,6 +231,8 @@ class App:
                 self._metrics.before_read.append(udp.show)
                 self._udp.append(udp)
             bound.append(listener)
+        if missed:
+            self._log.warning("; ".join(missed))
         self._services.snapshot = replace(self._services.snapshot, listeners=tuple(bound))
 
     def _endpoint(self, listener: Listener, admit: Callable[[Handle, Address], bool]) -> Endpoint:
@@ -240,10 +246,15 @@ class App:
             retry=quic.retry,
             connections=snapshot.limits.connections,
             congestion_control=quic.congestion_control,
+            max_datagram_size=quic.max_datagram_size,
+            max_stream_window=quic.stream_window,
+            max_connection_window=quic.connection_window,
+            certificate_compression=None if quic.certificate_compression is None else tuple(quic.certificate_compression),
             migration=listener.migration,
+            output=quic.output,
             keep_alive=quic.keep_alive.interval if quic.keep_alive is not None else 0.0,
             keep_alive_idle=quic.keep_alive is not None and quic.keep_alive.when == "always",
-            routable=quic.connection_ids.routable() if quic.connection_ids is not None else None,
+            routable=_routable(self._configuration),
         )
         make: MakeQuic = self._quic.load()
         return make(
@@ -379,6 +390,8 @@ class App:
         new = replace(new, listeners=old.listeners, admin=old.admin)
         self._configuration = configuration
         self._publish(new)
+        for udp in self._udp:
+            udp.change_connection_ids(_routable(configuration))
         self._refresher.replace(configuration.certificate_files)
         self._meters.reloads.cell("ok").value += 1
         self._problems = [str(warning) for warning in configuration.warnings]
@@ -402,7 +415,7 @@ class App:
             problems=tuple(self._problems),
         )
 
-    def _publish_certificates(self, certificates: Mapping[str, Certificate]) -> Collection[str]:
+    def _publish_certificates(self, certificates: Mapping[str, Collection[Certificate]]) -> Collection[str]:
         """New certificates by domain; gives the domains where they differ. Raises ContextError, with nothing changed."""
         snapshot, changed = with_certificates(self._services.snapshot, certificates)
         if changed:
@@ -471,6 +484,12 @@ class App:
         return sum(len(connection.exchanges) for tcp in self._tcp for connection in tcp.connections) + sum(
             len(client.exchanges) for udp in self._udp for client in udp.clients.values()
         )
+
+
+def _routable(configuration: Configuration) -> Routable | None:
+    """The form of connection IDs, where a balancer in front routes by them."""
+    ids = configuration.server.quic.connection_ids
+    return ids.routable() if ids is not None else None
 
 
 def _request_ids() -> Callable[[], bytes]:

@@ -359,9 +359,10 @@ class Exchange:
         self._head_sent = True
         client = self.client
         if not event.end:
-            assert self._connection is not None
+            connection = self._connection
+            assert connection is not None
             client.send_head(self.stream, event.status, headers, end=False)
-            self._response_pipe = Pipe(partial(client.send_data, self.stream, end=False), self._connection.credit)
+            self._response_pipe = Pipe(partial(client.send_data, self.stream, end=False), connection.credit, connection.hold)
             return
         self._connection = None
         if event.body:

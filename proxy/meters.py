@@ -31,11 +31,17 @@ class ProxyMetrics:
         "http3_connections",
         "limits_hit",
         "pool_backends",
+        "quic_black_holes",
         "quic_bytes_lost",
+        "quic_certificates_compressed",
         "quic_congestion_window",
+        "quic_connections_to_renew",
         "quic_dropped",
         "quic_handshakes",
+        "quic_ids_renewed",
+        "quic_kernel_drops",
         "quic_moves_refused",
+        "quic_output",
         "quic_packets_lost",
         "quic_packets_sent",
         "quic_path_changes",
@@ -91,8 +97,16 @@ class ProxyMetrics:
         self.limits_hit = counter("qproxy_limits_hit_total", "What a limit of the configuration turned away", ("limit",))
         self.datagrams = counter("qproxy_datagrams_total", "UDP datagrams, by direction (in, out)", ("direction",))
         self.quic_dropped = counter("qproxy_quic_datagrams_dropped_total", "UDP datagrams that belonged nowhere, or came beyond a bound")
+        self.quic_kernel_drops = counter(
+            "qproxy_quic_kernel_drops_total",
+            "UDP datagrams that the kernel dropped, mostly as the receive buffer was full",
+            ("listener",),
+        )
         self.quic_resets_sent = counter("qproxy_quic_stateless_resets_total", "Packets of connections that are gone, answered with a reset")
         self.quic_resumed = counter("qproxy_quic_resumed_total", "QUIC connections that resumed a session by its ticket")
+        self.quic_certificates_compressed = counter(
+            "qproxy_quic_certificates_compressed_total", "QUIC handshakes in which the certificate went compressed", ("algorithm",)
+        )
         self.quic_handshakes = gauge("qproxy_quic_handshakes", "QUIC handshakes now in progress", ("listener",))
         self.quic_retries = counter("qproxy_quic_retries_total", "Clients asked to prove their address (Retry packets sent)")
         self.quic_retry = gauge("qproxy_quic_retry", "1 while every new QUIC client is asked to prove its address, else 0", ("listener",))
@@ -107,6 +121,14 @@ class ProxyMetrics:
         self.quic_moves_refused = counter(
             "qproxy_quic_moves_refused_total", "UDP datagrams from another address than their client's, where migration is off"
         )
+        self.quic_output = gauge("qproxy_quic_output_bytes", "Bytes of answers that wait for QUIC clients to take them", ("listener",))
+        self.quic_ids_renewed = counter(
+            "qproxy_quic_connection_ids_renewed_total",
+            "QUIC connections whose client has retired all connection IDs of an earlier configuration",
+        )
+        self.quic_connections_to_renew = gauge(
+            "qproxy_quic_connections_with_old_ids", "QUIC connections with connection IDs of an earlier configuration", ("listener",)
+        )
         # of QUIC connections that ended, where the engine tells (the native one does)
         self.quic_round_trip = histogram("qproxy_quic_round_trip_seconds", "Smoothed round-trip time of a QUIC connection at its end")
         self.quic_congestion_window = histogram(
@@ -114,6 +136,9 @@ class ProxyMetrics:
         )
         self.quic_packets_sent = counter("qproxy_quic_packets_sent_total", "QUIC packets sent, on connections that ended")
         self.quic_packets_lost = counter("qproxy_quic_packets_lost_total", "QUIC packets declared lost, on connections that ended")
+        self.quic_black_holes = counter(
+            "qproxy_quic_path_black_holes_total", "Paths that began to drop datagrams of the size found before, on connections that ended"
+        )
         self.quic_bytes_lost = counter("qproxy_quic_bytes_lost_total", "Bytes of the QUIC packets that were declared lost")
         # the exchange and the upstream side
         self.exchange_errors = counter("qproxy_exchange_errors_total", "Requests answered with an error of the proxy's own", ("kind",))

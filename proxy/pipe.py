@@ -7,21 +7,22 @@ requests nor sockets.
 
 from collections.abc import Callable
 
-from proxy.engine.seam import HIGH_WATER
+from proxy.engine.seam import HIGH_WATER, HOLD
 
 
 class Pipe:
     """One direction of one exchange.
 
     ``write(data)`` queues bytes in the sink and returns what is queued there; ``credit(n)`` tells the source that *n* of the bytes it
-    delivered are taken.
+    delivered are taken; ``hold()`` stops it until then, whatever it was going to deliver.
     """
 
-    __slots__ = ("_credit", "_write", "moved", "owed")
+    __slots__ = ("_credit", "_hold", "_write", "moved", "owed")
 
-    def __init__(self, write: Callable[[bytes], int], credit: Callable[[int], None]) -> None:
+    def __init__(self, write: Callable[[bytes], int], credit: Callable[[int], None], hold: Callable[[], None] | None = None) -> None:
         self._write = write
         self._credit = credit
+        self._hold = hold
         self.moved = 0
         """Bytes moved so far."""
         self.owed = 0
@@ -35,8 +36,11 @@ class Pipe:
     def push(self, data: bytes, credit: int) -> None:
         """Move bytes that the source delivered; *credit* is what they cost it (padding included)."""
         self.moved += len(data)
-        if self._write(data) > HIGH_WATER:
+        queued = self._write(data)
+        if queued > HIGH_WATER:
             self.owed += credit
+            if queued >= HOLD and self._hold is not None:
+                self._hold()
         elif credit:
             self._credit(credit)
 

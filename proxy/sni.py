@@ -4,8 +4,11 @@ A part of the snapshot, in a module of its own, since QUIC engines keep what the
 which instances of compiled classes have none.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+KINDS = ("ECDSA", "Ed25519", "RSA")
+"""Kinds of keys in the order in which certificates are shown: to each client the first that it can verify. Smaller comes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,8 @@ class Certificate:
     """Seconds since the epoch."""
     source: str
     """Where it came from, for messages: file names, or ``self-signed``."""
+    kind: str = "ECDSA"
+    """Of its key, one of ``KINDS``."""
 
     def covers(self, host: str) -> bool:
         """Whether *host* (lower case, no port) is one of the names, a wildcard standing for one label (RFC 9525, section 6.3)."""
@@ -49,6 +54,27 @@ class TlsProfile:
     is_default: bool = False
     early_data: bool = False
     """Whether QUIC clients that resume may send requests before the end of the handshake."""
+    alternatives: tuple[Certificate, ...] = ()
+    """For clients that can't verify the first one's kind of key; each of a kind of its own, in the order of ``KINDS``."""
+
+    @property
+    def certificates(self) -> tuple[Certificate, ...]:
+        """All, the one that is shown to most clients first (RFC 8446, section 4.4.2.2, has the client say what it can verify)."""
+        return (self.certificate, *self.alternatives)
+
+    def covers(self, host: str) -> bool:
+        """Whether each of them covers *host*, whichever was shown."""
+        return all(certificate.covers(host) for certificate in self.certificates)
+
+    def showing(self, certificates: Iterable[Certificate]) -> "TlsProfile":
+        """The same with other certificates, which are put in order."""
+        first, *others = in_order(certificates)
+        return replace(self, certificate=first, alternatives=tuple(others))
+
+
+def in_order(certificates: Iterable[Certificate]) -> list[Certificate]:
+    """By the kinds of their keys, as ``KINDS`` has them."""
+    return sorted(certificates, key=lambda certificate: KINDS.index(certificate.kind))
 
 
 @dataclass(frozen=True, slots=True)

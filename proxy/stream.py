@@ -83,6 +83,9 @@ class BackendConnection(Protocol):
     def credit(self, taken: int) -> None:
         """The exchange's client took *taken* bytes of the answer."""
 
+    def hold(self) -> None:
+        """Read no more of the answer before there is credit for all that was delivered."""
+
     def abort(self) -> None:
         """Drop the connection: its exchange has no more use for the answer. No more callbacks."""
 

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use quiche::{PathEvent, RecvInfo, SendInfo};
 
+use crate::black_hole::BlackHole;
+use crate::budget::CONTROL_BURST;
 use crate::frames::code;
 use crate::http3::{Application, Change, Http3, Limits, Seen};
 
@@ -41,6 +43,8 @@ pub struct Connection {
     keep_alive: Option<KeepAlive>,
     /// When the client was heard last, or sent a PING. For `keep_alive` only.
     quiet_since: Instant,
+    black_hole: BlackHole,
+    black_holes: usize,
     /// The handshake was complete once.
     completed: bool,
     told_closed: bool,
@@ -60,6 +64,8 @@ impl Connection {
             release_at: None,
             keep_alive,
             quiet_since: now,
+            black_hole: BlackHole::default(),
+            black_holes: 0,
             completed: false,
             told_closed: false,
         }
@@ -71,10 +77,7 @@ impl Connection {
             self.quiet_since = Instant::now();
         }
         let _ = self.quic.recv(datagram, RecvInfo { from, to }); // an error has closed the connection, which `collect` tells
-        // Quiche counts a packet that it could handle to the end: an alert says that TLS read what a packet had brought.
-        self.http.is_some()
-            || self.quic.stats().recv > 0
-            || self.quic.local_error().is_some_and(|error| TLS_ALERTS.contains(&error.error_code))
+        self.http.is_some() || self.quic.stats().opened > 0
     }
 
     /// The handshake was complete once.
@@ -118,6 +121,9 @@ impl Connection {
         } else if established && self.is_early() {
             app.changed(Change::Completed);
         }
+        if self.http.is_none() && self.quic.stats().overhead_recv_count > CONTROL_BURST {
+            self.close(code::EXCESSIVE_LOAD, "too many control frames");
+        }
         if established {
             self.completed = true;
             self.complete_by = None;
@@ -148,6 +154,8 @@ impl Connection {
             packets_sent: all.sent,
             packets_lost: all.lost,
             bytes_lost: all.lost_bytes,
+            datagram_size: path.pmtu,
+            black_holes: self.black_holes,
         })
     }
 
@@ -249,8 +257,20 @@ impl Connection {
         }
         if self.quic.timeout_instant().is_some_and(|due| due <= now) {
             self.quic.on_timeout();
+            self.look_for_black_hole();
         }
         true
+    }
+
+    /// Where the path drops large datagrams of late: send the smallest from now on, and look anew for what passes.
+    fn look_for_black_hole(&mut self) {
+        let active = self.quic.path_stats().find(|path| path.active);
+        if let Some(path) = active
+            && self.black_hole.found(path.total_pto_count, self.quic.stats().acked_bytes, path.pmtu)
+        {
+            self.black_holes += 1;
+            self.quic.revalidate_pmtu();
+        }
     }
 }
 

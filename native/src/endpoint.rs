@@ -18,6 +18,7 @@ use pyo3::types::{PyDict, PyList};
 use quiche::{ConnectionId, RetryConnectionIds};
 use slab::Slab;
 
+use crate::compression::Algorithm;
 use crate::connection::{Connection, GRAIN, KeepAlive};
 use crate::http3::{Http3, Limits};
 use crate::io::{Burst, MAX_BURST, MAX_SEGMENTS, Receiver, Sender, link_mtu};
@@ -72,6 +73,10 @@ struct Entry {
     connection: Connection,
     handle: u64,
     cids: Vec<Cid>,
+    /// Of the form of its connection IDs.
+    generation: u64,
+    /// The client has yet to retire some of an earlier form.
+    renewing: bool,
     /// Behind `connection`: dropped after it, with its last words.
     trace: Option<Trace>,
     /// Of its current entry among the timers.
@@ -80,6 +85,13 @@ struct Entry {
     dirty: bool,
     /// Stands among those that this batch of datagrams touched.
     touched: bool,
+}
+
+impl Entry {
+    /// As `Http3::waiting`.
+    fn waiting(&self) -> (usize, u64) {
+        self.connection.http.as_ref().map_or((0, 0), Http3::waiting)
+    }
 }
 
 /// Packets that wait for the socket.
@@ -134,9 +146,14 @@ pub struct Endpoint {
     handshake_timeout: Duration,
     keep_alive: Option<KeepAlive>,
     max_connections: usize,
-    /// What the settings say; `MIN_DATAGRAM` leaves it to the link.
+    /// What the settings say; 0 leaves it to the link.
     max_datagram: usize,
-    cid_bytes: usize,
+    /// Bytes of our connection IDs, those of the present form first.
+    cid_lengths: Vec<usize>,
+    /// How often their form has changed.
+    generation: u64,
+    /// Handles of connections whose client may have some of an earlier form.
+    to_renew: VecDeque<u64>,
     /// Largest datagram by local address.
     links: HashMap<IpAddr, usize>,
     entries: Slab<Box<Entry>>,
@@ -157,6 +174,11 @@ pub struct Endpoint {
     /// Datagrams that belonged nowhere, or came beyond a bound.
     #[pyo3(get)]
     dropped: u64,
+    /// Handshakes in which the certificate went compressed, by algorithm.
+    #[pyo3(get)]
+    certificates_compressed: HashMap<&'static str, u64>,
+    /// How often a source was told to hold, on connections that are gone.
+    holds_of_gone: u64,
     /// Clients may change their IP address.
     migration: bool,
     /// Datagrams from another IP address than their client's, where clients may not change theirs.
@@ -175,9 +197,11 @@ impl Endpoint {
             connection_window: setting(settings, "connection_window")?,
             high_water: setting(settings, "high_water")?,
             low_water: setting(settings, "low_water")?,
+            output: setting(settings, "output")?,
         };
         let max_datagram = setting(settings, "max_datagram_size")?;
-        let tls = Tls::new(setting(settings, "begin")?, setting(settings, "tickets")?);
+        let compression = Algorithm::called(&setting::<Vec<String>>(settings, "certificate_compression")?)?;
+        let tls = Tls::new(setting(settings, "begin")?, setting(settings, "tickets")?, compression.clone());
         let config = configure(settings, &tls, &limits).map_err(|error| PyValueError::new_err(error.to_string()))?;
         let most: usize = setting(settings, "connections")?;
         Ok(Self {
@@ -189,7 +213,9 @@ impl Endpoint {
             keep_alive: keep_alive(settings)?,
             max_connections: most.min(1 << SLOT_BITS),
             max_datagram,
-            cid_bytes: setting(settings, "cid_bytes")?,
+            cid_lengths: vec![setting(settings, "cid_bytes")?],
+            generation: 0,
+            to_renew: VecDeque::new(),
             links: HashMap::new(),
             entries: Slab::new(),
             by_cid: HashMap::new(),
@@ -206,8 +232,10 @@ impl Endpoint {
             answers: STATELESS_ANSWERS,
             refusing: false,
             dropped: 0,
+            certificates_compressed: compression.iter().map(|algorithm| (algorithm.name(), 0)).collect(),
             migration: setting(settings, "migration")?,
             moves_refused: 0,
+            holds_of_gone: 0,
         })
     }
 
@@ -215,6 +243,18 @@ impl Endpoint {
     #[getter]
     fn connections(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Bytes of answers that wait here, of all connections.
+    #[getter]
+    fn output_bytes(&self) -> usize {
+        self.entries.iter().map(|(_, entry)| entry.waiting().0).sum()
+    }
+
+    /// How often so far a source was told to hold.
+    #[getter]
+    fn holds(&self) -> u64 {
+        self.holds_of_gone + self.entries.iter().map(|(_, entry)| entry.waiting().1).sum::<u64>()
     }
 
     /// Datagrams read by `receive_fd` so far.
@@ -436,6 +476,33 @@ impl Endpoint {
         Ok(())
     }
 
+    /// From now on `mint` gives connection IDs of another form, and of so many bytes.
+    fn begin_generation(&mut self, cid_bytes: usize) {
+        self.generation += 1;
+        self.cid_lengths.retain(|length| *length != cid_bytes);
+        self.cid_lengths.insert(0, cid_bytes);
+        self.to_renew = self.entries.iter().map(|(_, entry)| entry.handle).collect();
+    }
+
+    /// See `seam.Endpoint`.
+    fn renew_connection_ids(&mut self, py: Python<'_>, most: usize) -> PyResult<bool> {
+        for _ in 0..most.min(self.to_renew.len()) {
+            let Some(handle) = self.to_renew.pop_front() else { break };
+            let slot = slot_of(handle);
+            if self.entries.get(slot).is_some_and(|entry| entry.handle == handle) {
+                self.renew(py, slot)?;
+                self.soil(slot);
+            }
+        }
+        Ok(!self.to_renew.is_empty())
+    }
+
+    /// Connections whose client has connection IDs of an earlier form.
+    #[getter]
+    fn connections_to_renew(&self) -> usize {
+        self.entries.iter().filter(|(_, entry)| entry.renewing || entry.generation != self.generation).count()
+    }
+
     /// Answer new connection attempts with `CONNECTION_REFUSED` from now on.
     fn refuse_new(&mut self) {
         self.refusing = true;
@@ -451,10 +518,9 @@ impl Endpoint {
     // Datagrams in
 
     fn on_datagram(&mut self, py: Python<'_>, data: &mut [u8], from: SocketAddr, to: SocketAddr) -> PyResult<()> {
-        let cid = packets::destination_of(data, self.cid_bytes);
-        let slot = match cid.and_then(|cid| self.by_cid.get(&cid).copied()) {
+        let slot = match self.find(data) {
             Some(slot) => slot,
-            None if packets::is_short(data) => return self.reset_unknown(py, cid, data.len(), from, to),
+            None if packets::is_short(data) => return self.reset_unknown(py, data, from, to),
             None => match self.accept(py, data, from, to)? {
                 Some(slot) => slot,
                 None => return Ok(()),
@@ -483,13 +549,19 @@ impl Endpoint {
         Ok(())
     }
 
+    /// Whose datagram it is: by the connection ID of our usual length, or else, behind a short header, by one of another.
+    fn find(&self, data: &[u8]) -> Option<usize> {
+        let (usual, others) = self.cid_lengths.split_first()?;
+        let of = |length| packets::destination_of(data, length).and_then(|cid| self.by_cid.get(&cid).copied());
+        of(*usual).or_else(|| others.iter().filter(|_| packets::is_short(data)).find_map(|length| of(*length)))
+    }
+
     /// A packet of a connection that is gone.
-    fn reset_unknown(&mut self, py: Python<'_>, cid: Option<Cid>, size: usize, from: SocketAddr, to: SocketAddr) -> PyResult<()> {
-        match cid.filter(|_| self.answers > 0) {
-            Some(cid) => match self.callbacks.reset(py, cid, size, self.clock.1)? {
-                Some(answer) => self.answer(&answer, from, to),
-                None => self.dropped += 1,
-            },
+    fn reset_unknown(&mut self, py: Python<'_>, data: &[u8], from: SocketAddr, to: SocketAddr) -> PyResult<()> {
+        let start = &data[1..data.len().min(1 + MAX_CID)];
+        let answer = if self.answers > 0 { self.callbacks.reset(py, start, data.len(), self.clock.1)? } else { None };
+        match answer {
+            Some(answer) => self.answer(&answer, from, to),
             None => self.dropped += 1,
         }
         Ok(())
@@ -565,6 +637,8 @@ impl Endpoint {
             connection: Connection::new(quic, from, self.handshake_timeout, self.keep_alive),
             handle,
             cids: vec![cid, destination],
+            generation: self.generation,
+            renewing: false,
             trace,
             timer: None,
             dirty: false,
@@ -585,7 +659,7 @@ impl Endpoint {
 
     /// Where path MTU discovery ends.
     fn largest_from(&mut self, local: IpAddr) -> usize {
-        if self.max_datagram > MIN_DATAGRAM {
+        if self.max_datagram > 0 {
             return self.max_datagram;
         }
         if let Some(known) = self.links.get(&local) {
@@ -603,8 +677,8 @@ impl Endpoint {
     fn fresh_cid(&self, py: Python<'_>) -> PyResult<(Cid, u128)> {
         for _ in 0..MINTINGS {
             let (cid, token) = self.callbacks.mint(py)?;
-            if cid.as_slice().len() != self.cid_bytes {
-                return Err(PyValueError::new_err(format!("a connection ID of ours has {} bytes", self.cid_bytes)));
+            if cid.as_slice().len() != self.cid_lengths[0] {
+                return Err(PyValueError::new_err(format!("a connection ID of ours has {} bytes", self.cid_lengths[0])));
             }
             if !self.by_cid.contains_key(&cid) {
                 return Ok((cid, token));
@@ -649,10 +723,45 @@ impl Endpoint {
                 self.by_cid.remove(&cid);
             }
         }
-        if !was_complete && entry.connection.is_complete() || entry.connection.quic.scids_left() > 0 && was_complete {
+        let completed = !was_complete && entry.connection.is_complete();
+        let renewed = entry.renewing && entry.connection.quic.retiring_scids() == 0;
+        if completed || was_complete && entry.connection.quic.scids_left() > 0 {
             self.issue_cids(py, slot)?;
         }
+        if renewed {
+            self.renewed(py, slot)?;
+        }
+        if completed || renewed {
+            self.renew(py, slot)?; // where the form has changed meanwhile
+        }
         Ok(())
+    }
+
+    /// A client has retired the last connection ID of an earlier form.
+    fn renewed(&mut self, py: Python<'_>, slot: usize) -> PyResult<()> {
+        let Some(entry) = self.entries.get_mut(slot) else { return Ok(()) };
+        entry.renewing = false;
+        self.callbacks.tell_renewed(self.events.bind(py), entry.handle)
+    }
+
+    /// Give a client connection IDs of the present form for those of another. Not before the handshake is complete; and one change after
+    /// the other, so that no client makes us keep more than twice as many.
+    fn renew(&mut self, py: Python<'_>, slot: usize) -> PyResult<()> {
+        let Some(entry) = self.entries.get(slot) else { return Ok(()) };
+        let over = entry.connection.is_closed() || !entry.connection.is_complete();
+        if over || entry.renewing || entry.generation == self.generation {
+            return Ok(());
+        }
+        let (cid, token) = self.fresh_cid(py)?;
+        let Some(entry) = self.entries.get_mut(slot) else { return Ok(()) };
+        if entry.connection.quic.replace_scids(&ConnectionId::from_ref(cid.as_slice()), token).is_err() {
+            return Ok(()); // it is about to end
+        }
+        entry.cids.push(cid);
+        entry.generation = self.generation;
+        entry.renewing = true;
+        self.by_cid.insert(cid, slot);
+        self.issue_cids(py, slot)
     }
 
     fn issue_cids(&mut self, py: Python<'_>, slot: usize) -> PyResult<()> {
@@ -693,7 +802,9 @@ impl Endpoint {
         let Teller { closed, failed, .. } = teller;
         let is_complete = entry.connection.is_complete(); // also where a panic kept it from being told
         if !was_complete && (is_complete || closed) {
-            tls::forget(entry.connection.quic.as_mut());
+            if let Some(algorithm) = tls::forget(entry.connection.quic.as_mut()).filter(|_| is_complete) {
+                *self.certificates_compressed.entry(algorithm.name()).or_default() += 1;
+            }
             self.callbacks.leave(py, entry.handle, is_complete)?;
         }
         if let Some(trace) = &entry.trace {
@@ -813,6 +924,7 @@ impl Endpoint {
 
     fn forget(&mut self, slot: usize) -> Option<Box<Entry>> {
         let entry = self.entries.try_remove(slot)?;
+        self.holds_of_gone += entry.waiting().1;
         for cid in &entry.cids {
             if self.by_cid.get(cid) == Some(&slot) {
                 self.by_cid.remove(cid);
@@ -851,9 +963,9 @@ fn configure(settings: &Bound<'_, PyDict>, tls: &Tls, limits: &Limits) -> Result
     let stream_window = limits.stream_window - limits.stream_ahead();
     let connection_window = limits.connection_window - limits.connection_ahead();
     config.set_initial_max_data(connection_window);
-    config.set_max_connection_window(connection_window);
+    config.set_max_connection_window(setting::<u64>(settings, "max_connection_window")? - limits.connection_ahead());
     config.set_initial_max_stream_data_bidi_remote(stream_window);
-    config.set_max_stream_window(stream_window);
+    config.set_max_stream_window(setting::<u64>(settings, "max_stream_window")? - limits.stream_ahead());
     config.set_initial_max_stream_data_uni(UNI_WINDOW);
     config.set_initial_max_streams_bidi(setting(settings, "streams")?);
     config.set_initial_max_streams_uni(UNI_STREAMS);
@@ -861,6 +973,7 @@ fn configure(settings: &Bound<'_, PyDict>, tls: &Tls, limits: &Limits) -> Result
     config.set_active_connection_id_limit(CONNECTION_IDS);
     config.set_cc_algorithm_name(&setting::<String>(settings, "congestion_control")?)?;
     config.enable_pacing(true);
+    config.enable_hystart(true); // RFC 9406, for cubic and reno
     Ok(config)
 }
 

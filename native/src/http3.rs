@@ -34,6 +34,9 @@ const CONTROL: u64 = 3;
 /// The highest stream of a client: GOAWAY with it refuses nothing yet.
 const LAST_REQUEST: u64 = (1 << 62) - 4;
 
+/// What `send_data` returns, at least, where the whole connection has as much queued as it may (`seam.HOLD`).
+const HOLD: usize = 1 << 40;
+
 /// A body that is not copied once more for being sent together with its head.
 const SMALL_BODY: usize = 16 * 1024;
 
@@ -45,6 +48,8 @@ pub struct Limits {
     pub connection_window: u64,
     pub high_water: usize,
     pub low_water: usize,
+    /// Bytes queued for a connection above which its streams are held at `low_water`.
+    pub output: usize,
 }
 
 impl Limits {
@@ -102,6 +107,10 @@ pub struct Seen {
     pub packets_sent: usize,
     pub packets_lost: usize,
     pub bytes_lost: u64,
+    /// Bytes that the path was found to carry as one UDP payload.
+    pub datagram_size: usize,
+    /// Times that it was found to carry no longer what it had carried.
+    pub black_holes: usize,
 }
 
 /// What happens to a connection as a whole.
@@ -148,6 +157,8 @@ struct Request {
     sent: Sent,
     bodiless: bool,
     output: Output,
+    /// Its bytes, as they stand in `Http3::queued`.
+    counted: usize,
     /// The application was told to stop.
     paused: bool,
     /// Stands in `Http3::feeding`.
@@ -168,9 +179,18 @@ impl Request {
             sent: Sent::Nothing,
             bodiless: false,
             output: Output::default(),
+            counted: 0,
             paused: false,
             feeding: false,
         }
+    }
+}
+
+impl Request {
+    /// Bring the sum of what waits up to date.
+    fn count(&mut self, all: &mut usize) {
+        *all = *all + self.output.len() - self.counted;
+        self.counted = self.output.len();
     }
 }
 
@@ -209,6 +229,10 @@ pub struct Http3 {
     stalled: Vec<u64>,
     /// The sum of all `Request::held`.
     held: u64,
+    /// Bytes that wait in all `Request::output`.
+    queued: usize,
+    /// How often a source was told to hold.
+    holds: u64,
     /// The lowest request stream that was not seen yet.
     next: u64,
     /// Streams whose response was handed over, until it is acknowledged: the last ones.
@@ -243,6 +267,8 @@ impl Http3 {
             feeding: VecDeque::new(),
             stalled: Vec::new(),
             held: 0,
+            queued: 0,
+            holds: 0,
             next: 0,
             unacknowledged: VecDeque::new(),
             leaving: false,
@@ -329,7 +355,8 @@ impl Http3 {
             + stats.stream_data_blocked_recv_count
             + stats.streams_blocked_bidi_recv_count
             + stats.streams_blocked_uni_recv_count
-            + stats.path_challenge_rx_count;
+            + stats.path_challenge_rx_count
+            + stats.overhead_recv_count;
         if resets > self.resets_seen {
             let count = resets - self.resets_seen;
             self.resets_seen = resets;
@@ -621,7 +648,7 @@ impl Http3 {
         }
     }
 
-    /// Queue body bytes; returns what is queued for the stream.
+    /// Queue body bytes; returns what is queued for the stream, or `HOLD` and more.
     pub fn send_data(&mut self, quic: &mut quiche::Connection, limits: &Limits, stream: u64, data: Chunk, end: bool) -> usize {
         let Some(request) = self.requests.get_mut(&stream) else { return 0 };
         if request.sent != Sent::Head {
@@ -664,11 +691,16 @@ impl Http3 {
         if !request.feeding && request.output.write(quic, stream, usize::MAX).is_err() {
             return 0; // stopped by the client: `look_for_stops` tells
         }
+        request.count(&mut self.queued);
         if request.output.is_empty() {
             self.forget_if_done(quic, stream);
             return 0;
         }
-        let queued = request.output.len();
+        let mut queued = request.output.len();
+        if self.queued > limits.output && queued > limits.low_water {
+            self.holds += 1;
+            queued += HOLD;
+        }
         if queued > limits.high_water {
             request.paused = true;
         }
@@ -677,6 +709,12 @@ impl Http3 {
             self.feeding.push_back(stream);
         }
         queued
+    }
+
+    /// Bytes of answers that wait here, and how often a source was told to hold.
+    #[must_use]
+    pub fn waiting(&self) -> (usize, u64) {
+        (self.queued, self.holds)
     }
 
     /// Move waiting bytes into quiche as it takes them, stream by stream in turns, and tell who may go on. True where some were moved.
@@ -693,6 +731,7 @@ impl Http3 {
                 request.feeding = false; // stopped: as in `flush`
                 continue;
             };
+            request.count(&mut self.queued);
             moved |= written;
             blocked = if written { 0 } else { blocked + 1 };
             if request.paused && request.output.len() < limits.low_water {
@@ -758,6 +797,7 @@ impl Http3 {
     fn forget(&mut self, stream: u64) {
         if let Some(request) = self.requests.remove(&stream) {
             self.held -= request.held;
+            self.queued -= request.counted;
         }
     }
 }

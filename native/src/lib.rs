@@ -4,7 +4,9 @@
 //! `timers`, `connection` is one of them, `http3` its requests (`frames`, `control`, `output`, `budget` are its parts), `tls` chooses
 //! certificates and `tickets` resumes sessions, `python` tells what happened. No policy is here: what a request means and where it goes, Python decides.
 
+mod black_hole;
 mod budget;
+mod compression;
 mod connection;
 mod control;
 #[cfg(test)]
@@ -12,6 +14,7 @@ mod dialogues;
 mod endpoint;
 mod frames;
 mod http3;
+mod identity;
 mod io;
 mod output;
 mod packets;

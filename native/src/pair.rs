@@ -104,6 +104,7 @@ pub const LIMITS: Limits = Limits {
     connection_window: 256 * 1024,
     high_water: 128 * 1024,
     low_water: 32 * 1024,
+    output: 4 * 1024 * 1024,
 };
 
 impl Pair {

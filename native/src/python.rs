@@ -36,6 +36,7 @@ pub struct Callbacks {
     drained: Py<PyAny>,
     handshake_completed: Py<PyAny>,
     path_changed: Py<PyAny>,
+    connection_ids_renewed: Py<PyAny>,
     connection_closed: Py<PyAny>,
     connection_stats: Py<PyAny>,
     make_head: Py<PyAny>,
@@ -75,6 +76,7 @@ impl Callbacks {
             drained: class("Drained")?,
             handshake_completed: class("HandshakeCompleted")?,
             path_changed: class("PathChanged")?,
+            connection_ids_renewed: class("ConnectionIdsRenewed")?,
             connection_closed: class("ConnectionClosed")?,
             connection_stats: class("ConnectionStats")?,
             make_head: setting(settings, "make_head")?,
@@ -172,12 +174,20 @@ impl Callbacks {
         }
     }
 
-    /// The stateless reset that answers a packet of `size` bytes for `cid`, if there is one.
+    /// The stateless reset that answers a packet of `size` bytes, if there is one; `start` is the packet from its connection ID on.
     ///
     /// # Errors
     /// Those of the callable.
-    pub fn reset(&self, py: Python<'_>, cid: Cid, size: usize, now: f64) -> PyResult<Option<Vec<u8>>> {
-        self.reset.bind(py).call1((PyBytes::new(py, cid.as_slice()), size, now))?.extract()
+    pub fn reset(&self, py: Python<'_>, start: &[u8], size: usize, now: f64) -> PyResult<Option<Vec<u8>>> {
+        self.reset.bind(py).call1((PyBytes::new(py, start), size, now))?.extract()
+    }
+
+    /// Append the event that a client has no connection IDs of an earlier form any more.
+    ///
+    /// # Errors
+    /// Those of the class.
+    pub fn tell_renewed(&self, events: &Bound<'_, PyList>, handle: u64) -> PyResult<()> {
+        events.append((handle, self.connection_ids_renewed.bind(events.py()).call0()?))
     }
 
     /// Append the event that a connection is over.
@@ -188,7 +198,9 @@ impl Callbacks {
         let py = events.py();
         let stats = seen.map(|seen| {
             let (round_trip, window) = (seen.round_trip.as_secs_f64(), seen.congestion_window);
-            self.connection_stats.bind(py).call1((round_trip, window, seen.packets_sent, seen.packets_lost, seen.bytes_lost))
+            let packets = (seen.packets_sent, seen.packets_lost, seen.bytes_lost);
+            let path = (seen.datagram_size, seen.black_holes);
+            self.connection_stats.bind(py).call1((round_trip, window, packets.0, packets.1, packets.2, path.0, path.1))
         });
         let event = self.connection_closed.bind(py).call1((error, detail, stats.transpose()?))?;
         events.append((handle, event))

@@ -1,42 +1,36 @@
-//! TLS 1.3 for QUIC: the certificate by the client's SNI, and client certificates, by BoringSSL.
+//! TLS 1.3 for QUIC: the certificates by the client's SNI, and client certificates, by BoringSSL.
 //!
 //! Asks Python (`engine/quic/sessions.py`) for the session that a ClientHello begins, and knows what its profile looks like. Knows no
 //! packets and no connections.
 //!
 //! A context is never swapped for another one in a handshake, since quiche's callbacks live on the one that it was
-//! given: certificate, key and the rule for client certificates are set on the session.
+//! given: certificates, keys and the rule for client certificates are set on the session (`identity`).
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use boring::error::ErrorStack;
 use boring::ex_data::Index;
-use boring::pkey::{PKey, Private};
-use boring::ssl::{NameType, SniError, Ssl, SslAlert, SslContextBuilder, SslMethod, SslOptions, SslRef, SslVerifyMode, SslVersion};
-use boring::x509::X509;
-use boring::x509::store::{X509Store, X509StoreBuilder};
+use boring::ssl::{NameType, SniError, Ssl, SslAlert, SslContextBuilder, SslMethod, SslOptions, SslRef, SslVersion};
 use foreign_types_shared::ForeignTypeRef;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::PyBytes;
 
+use crate::compression::{self, Algorithm};
+use crate::identity::{Identity, Known};
 use crate::packets::Cid;
 use crate::tickets;
 
 /// Key exchange in the server's order: the hybrid with ML-KEM-768 first (draft-ietf-tls-ecdhe-mlkem), as browsers have it.
 const GROUPS: &str = "X25519MLKEM768:X25519:P-256";
 
-/// Certificates in a client's chain.
-const MAX_CHAIN: u32 = 8;
-
-/// Profiles known at least before those that died are looked for.
-const SWEEP: usize = 64;
-
 /// What a TLS session knows of its connection, and what its ClientHello began.
 struct Handshake {
     original: Cid,
     session: Option<Py<PyAny>>,
+    identity: Option<Arc<Identity>>,
+    compressed: Option<Algorithm>,
 }
 
 static HANDSHAKE: LazyLock<Index<Ssl, Handshake>> =
@@ -44,12 +38,19 @@ static HANDSHAKE: LazyLock<Index<Ssl, Handshake>> =
 
 /// Before its first packet: whose handshake it is, by the connection ID that the client made up.
 pub fn prepare(ssl: &mut SslRef, original: Cid) {
-    ssl.set_ex_data(*HANDSHAKE, Handshake { original, session: None });
+    ssl.set_ex_data(*HANDSHAKE, Handshake { original, session: None, identity: None, compressed: None });
 }
 
 /// The Python session that the ClientHello began.
 pub fn session(py: Python<'_>, ssl: &SslRef) -> Option<Py<PyAny>> {
     Some(ssl.ex_data(*HANDSHAKE)?.session.as_ref()?.clone_ref(py))
+}
+
+/// A Certificate message of this handshake in its compressed form.
+pub fn compressed(ssl: &mut SslRef, algorithm: Algorithm, message: &[u8]) -> Option<Arc<[u8]>> {
+    let handshake = ssl.ex_data_mut(*HANDSHAKE)?;
+    handshake.compressed = Some(algorithm);
+    handshake.identity.as_ref()?.compressed(algorithm, message)
 }
 
 /// What its ClientHello says that no other does.
@@ -59,17 +60,19 @@ pub fn client_random(ssl: &SslRef) -> [u8; 32] {
     random
 }
 
-/// The handshake is over: nobody asks for the session any more.
-pub fn forget(ssl: &mut SslRef) {
-    if let Some(handshake) = ssl.ex_data_mut(*HANDSHAKE) {
-        handshake.session = None;
-    }
+/// The handshake is over: nobody asks for the session any more. By what its certificate was compressed, if it was.
+pub fn forget(ssl: &mut SslRef) -> Option<Algorithm> {
+    let handshake = ssl.ex_data_mut(*HANDSHAKE)?;
+    handshake.session = None;
+    handshake.identity = None;
+    handshake.compressed.take()
 }
 
 /// The choice of certificates of an endpoint.
 pub struct Tls {
     shared: Arc<Shared>,
     tickets: Option<tickets::Terms>,
+    compression: Vec<Algorithm>,
 }
 
 struct Shared {
@@ -78,9 +81,10 @@ struct Shared {
 }
 
 impl Tls {
-    /// *begin* is `Sessions.begin`: SNI and original connection ID to session, None refuses.
-    pub fn new(begin: Py<PyAny>, tickets: Option<tickets::Terms>) -> Tls {
-        Tls { shared: Arc::new(Shared { begin, known: Mutex::default() }), tickets }
+    /// *begin* is `Sessions.begin`: SNI and original connection ID to session, None refuses. By *compression*
+    /// certificates go compressed, best first.
+    pub fn new(begin: Py<PyAny>, tickets: Option<tickets::Terms>, compression: Vec<Algorithm>) -> Tls {
+        Tls { shared: Arc::new(Shared { begin, known: Mutex::default() }), tickets, compression }
     }
 
     /// The context of all connections of the endpoint, for quiche.
@@ -93,6 +97,7 @@ impl Tls {
             Some(terms) => tickets::offer(&mut builder, terms),
             None => _ = builder.set_options(SslOptions::NO_TICKET),
         }
+        compression::offer(&mut builder, &self.compression)?;
         let shared = Arc::clone(&self.shared);
         // Of the callbacks that may choose a certificate, this one may choose the alert as well. It runs for clients without SNI too.
         builder.set_servername_callback(move |ssl, alert| {
@@ -128,6 +133,7 @@ impl Shared {
             unsafe { boring_sys::SSL_set_early_data_enabled(ssl.as_ptr(), early_data.into()) };
             if let Some(handshake) = ssl.ex_data_mut(*HANDSHAKE) {
                 handshake.session = Some(session.unbind());
+                handshake.identity = Some(identity);
             }
             Ok(())
         })
@@ -146,99 +152,8 @@ fn host_name(raw: &[u8]) -> Option<String> {
     Some(name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase())
 }
 
-/// A certificate with its chain and key, parsed, and the rule for client certificates.
-struct Identity {
-    certificate: X509,
-    chain: Vec<X509>,
-    key: PKey<Private>,
-    clients: Option<Clients>,
-}
-
-struct Clients {
-    authorities: X509Store,
-    required: bool,
-}
-
-impl Identity {
-    fn of(profile: &Bound<'_, PyAny>) -> PyResult<Identity> {
-        let py = profile.py();
-        let certificate = profile.getattr(intern!(py, "certificate"))?;
-        let pem = certificate.getattr(intern!(py, "chain_pem"))?;
-        let mut chain = X509::stack_from_pem(pem.cast::<PyBytes>()?.as_bytes()).map_err(invalid)?;
-        if chain.is_empty() {
-            return Err(pyo3::exceptions::PyValueError::new_err("no certificate in chain_pem"));
-        }
-        let pem = certificate.getattr(intern!(py, "key_pem"))?;
-        let key = PKey::private_key_from_pem(pem.cast::<PyBytes>()?.as_bytes()).map_err(invalid)?;
-        let rule = profile.getattr(intern!(py, "client_rule"))?;
-        let clients = if rule.is_none() { None } else { Some(Clients::of(&rule)?) };
-        Ok(Identity { certificate: chain.remove(0), chain, key, clients })
-    }
-
-    fn apply(&self, ssl: &mut SslRef) -> Result<(), ErrorStack> {
-        ssl.set_certificate(&self.certificate)?;
-        for certificate in &self.chain {
-            ssl.add_chain_cert(certificate)?;
-        }
-        ssl.set_private_key(&self.key)?;
-        if let Some(clients) = &self.clients {
-            // BoringSSL verifies for the purpose of a TLS client, and answers with the alert that fits (RFC 8446, section 4.4.2.4).
-            let required = if clients.required { SslVerifyMode::FAIL_IF_NO_PEER_CERT } else { SslVerifyMode::NONE };
-            ssl.set_verify(SslVerifyMode::PEER | required);
-            ssl.set_verify_depth(MAX_CHAIN);
-            ssl.set_verify_cert_store(clients.authorities.clone())?;
-        }
-        Ok(())
-    }
-}
-
-impl Clients {
-    fn of(rule: &Bound<'_, PyAny>) -> PyResult<Clients> {
-        let py = rule.py();
-        let pem = rule.getattr(intern!(py, "ca_pem"))?;
-        let mut authorities = X509StoreBuilder::new().map_err(invalid)?;
-        for certificate in X509::stack_from_pem(pem.cast::<PyBytes>()?.as_bytes()).map_err(invalid)? {
-            authorities.add_cert(certificate).map_err(invalid)?;
-        }
-        Ok(Clients { authorities: authorities.build(), required: rule.getattr(intern!(py, "required"))?.extract()? })
-    }
-}
-
-/// Parsed material by the identity of its profile, for as long as the profile lives: a reload brings new ones.
-#[derive(Default)]
-struct Known {
-    identities: HashMap<usize, (Py<PyWeakrefReference>, Arc<Identity>)>,
-    /// How many there may be before the dead ones are swept out: twice as many as lived after the last time.
-    sweep_at: usize,
-}
-
-impl Known {
-    fn identity(&mut self, profile: &Bound<'_, PyAny>) -> PyResult<Arc<Identity>> {
-        let py = profile.py();
-        let address = profile.as_ptr() as usize;
-        if let Some((reference, identity)) = self.identities.get(&address) {
-            // another object may stand where a dead one was
-            if reference.bind(py).upgrade().is_some_and(|alive| alive.is(profile)) {
-                return Ok(Arc::clone(identity));
-            }
-        }
-        let identity = Arc::new(Identity::of(profile)?);
-        if self.identities.len() >= self.sweep_at {
-            self.identities.retain(|_, (reference, _)| reference.bind(py).upgrade().is_some());
-            self.sweep_at = SWEEP.max(2 * self.identities.len());
-        }
-        let reference = PyWeakrefReference::new(profile)?.unbind();
-        self.identities.insert(address, (reference, Arc::clone(&identity)));
-        Ok(identity)
-    }
-}
-
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn invalid(error: impl std::fmt::Display) -> PyErr {
-    pyo3::exceptions::PyValueError::new_err(error.to_string())
 }
 
 #[cfg(test)]

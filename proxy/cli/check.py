@@ -86,8 +86,8 @@ def _site(site: Site, snapshot: Snapshot) -> str:
 
 def _certificate(profile: TlsProfile) -> str:
     clients = "" if profile.client_rule is None else ", client certificates" + (" required" if profile.client_rule.required else "")
-    until = time.strftime("%Y-%m-%d", time.gmtime(profile.certificate.not_after))
-    return f"{profile.certificate.source} until {until}{clients}"
+    until = (f"{each.source} until {time.strftime('%Y-%m-%d', time.gmtime(each.not_after))}" for each in profile.certificates)
+    return " and ".join(until) + clients
 
 
 def _pool(pool: Pool) -> str:

@@ -17,7 +17,7 @@ from proxy.observe import Metrics
 from proxy.policy.access import Networks
 from proxy.policy.forwarded import Forwarding
 from proxy.snapshot import Host, Limits, Listener, Pool, ServerTimeouts, Snapshot
-from proxy.sni import Certificate, SniTable, TlsProfile
+from proxy.sni import Certificate, SniTable, TlsProfile, in_order
 
 __all__ = ["compile_snapshot", "diff", "with_port"]
 
@@ -64,13 +64,15 @@ def compile_snapshot(  # noqa: PLR0913  # each is one impure thing that this pur
     defaults = Defaults(health_path=health_path, body_bytes=server.limits.body_size)
     for model, material in zip(configuration.sites, configuration.materials, strict=True):
         site = compile_site(model, pools, material.client_rule, defaults, meters)
+        certificate, *others = in_order(material.certificates)
+        alternatives = tuple(others)
         for pattern in site.hosts:
             host = Host(pattern, site, meters.host(pattern))
             if pattern.startswith("*."):
                 wildcard[pattern[2:].encode()] = host
             else:
                 exact[pattern.encode()] = host
-            sni.add(TlsProfile(material.certificate, material.client_rule, pattern, early_data=site.early_data))
+            sni.add(TlsProfile(certificate, material.client_rule, pattern, early_data=site.early_data, alternatives=alternatives))
     certificate = configuration.default_certificate or default_certificate
     snapshot = Snapshot(
         generation=generation,
@@ -121,13 +123,10 @@ class _SniBuilder:
 
 
 def _same(new: TlsProfile, old: TlsProfile | None) -> TlsProfile:
-    if old is not None and (old.certificate, old.client_rule, old.early_data) == (
-        new.certificate,
-        new.client_rule,
-        new.early_data,
-    ):
-        return old
-    return new
+    if old is None:
+        return new
+    same = (old.certificates, old.client_rule, old.early_data) == (new.certificates, new.client_rule, new.early_data)
+    return old if same else new
 
 
 def _all_pools(configuration: Configuration) -> list[tuple[str, model_pool.Pool]]:

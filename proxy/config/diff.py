@@ -7,12 +7,16 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from proxy.config.load import Configuration
+from proxy.config.model_server import ConnectionIds
 from proxy.policy.answer import Redirect, Respond
 from proxy.policy.headers import HeaderEdit
 from proxy.snapshot import Forward, Pool, Route, Site, Snapshot
 from proxy.sni import TlsProfile
 
 ThingT = TypeVar("ThingT")
+
+LIVE = "connection_ids"
+"""What of ``quic`` takes effect at once."""
 
 RESTART = "takes effect with a restart only"
 
@@ -33,13 +37,23 @@ def diff(old: Snapshot, new: Snapshot) -> list[str]:
 
 
 def outside(old: Configuration, new: Configuration) -> list[str]:
-    """What changed of the configuration besides the Snapshot: none of it takes effect before a restart."""
+    """What changed of the configuration besides the Snapshot: only connection IDs take effect before a restart."""
     lines = [f"state folder changed: {RESTART}"] if old.state != new.state else []
+    lines += _connection_ids_change(old.server.quic.connection_ids, new.server.quic.connection_ids)
     for section in ("log", "engines", "quic"):
         before, after = getattr(old.server, section), getattr(new.server, section)
         pairs = [(name, getattr(before, name), getattr(after, name)) for name in type(after).model_fields]
-        lines += [f"{section}.{name}{_from_to(one, other)}: {RESTART}" for name, one, other in pairs if one != other]
+        lines += [f"{section}.{name}{_from_to(one, other)}: {RESTART}" for name, one, other in pairs if one != other and name != LIVE]
     return lines
+
+
+def _connection_ids_change(old: ConnectionIds | None, new: ConnectionIds | None) -> list[str]:
+    if old == new:
+        return []
+    line = f"quic.{LIVE} changed"
+    if old is not None and new is not None and old.config == new.config:
+        line += f", but their configuration ID is {new.config} as before: no balancer can tell old ones from new ones"
+    return [line]
 
 
 def _from_to(one: object, other: object) -> str:
@@ -129,7 +143,7 @@ def _profiles(snapshot: Snapshot) -> dict[str, TlsProfile]:
 
 
 def _profile_change(old: TlsProfile, new: TlsProfile) -> str:
-    return "changed" if old.certificate != new.certificate else ""
+    return "changed" if old.certificates != new.certificates else ""
 
 
 def _pool_change(old: Pool, new: Pool) -> str:

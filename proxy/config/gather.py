@@ -1,7 +1,7 @@
 """Reads the certificates, keys and authorities that a configuration names; mistakes point at the keys that name them."""
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,16 +21,18 @@ from proxy.config.model_site import Site, SiteTls
 from proxy.config.problem import Problem
 from proxy.config.source import Document, Step
 from proxy.snapshot import UpstreamTls
-from proxy.sni import Certificate, ClientCertificateRule
+from proxy.sni import KINDS, Certificate, ClientCertificateRule
 
 Where = tuple[Step, ...]
+_Files = tuple[Path, Path]
 
 
 @dataclass(frozen=True, slots=True)
 class SiteMaterial:
     """What a site's TLS needs."""
 
-    certificate: Certificate
+    certificates: tuple[Certificate, ...]
+    """One, or several with keys of different kinds."""
     client_rule: ClientCertificateRule | None
     self_signed: bool
 
@@ -98,23 +100,32 @@ class _Gatherer:
         hosts = tuple(dict.fromkeys(site.hosts))
         rule = self._rule(document, path, tls)
         certificate: Certificate | None
-        files: tuple[Path, Path] | None = None
+        alternatives: list[Certificate] = []
+        files: list[_Files] = []
         if tls.certificate is not None:
-            files = _files(document, tls.certificate, tls.key)
-            certificate = self._load(document, (*path, "tls"), *files)
+            files.append(_files(document, tls.certificate, tls.key))
+            certificate = self._load(document, (*path, "tls"), *files[0])
             if certificate is not None:
                 self._check_cover(document, (*path, "tls", "certificate"), certificate, hosts)
+            for index, pair in enumerate(tls.alternatives):
+                files.append(_files(document, pair.certificate, pair.key))
+                where = (*path, "tls", "alternatives", index)
+                alternative = self._load(document, where, *files[-1])
+                if alternative is not None:
+                    self._check_cover(document, (*where, "certificate"), alternative, hosts)
+                    self._check_kind(document, (*where, "certificate"), alternative, [certificate, *alternatives])
+                    alternatives.append(alternative)
         elif tls.self_signed:
             certificate, reason = kept_self_signed(self._state, hosts, self._now, keep=self._keep)
             if reason:
                 self.material.warnings.append(document.problem((*path, "tls", "self_signed"), reason))
         else:
-            certificate, files = self.material.default, self._default_files
+            certificate = self.material.default
+            files = [self._default_files] if self._default_files is not None else []
             self._check_default(document, path, hosts, server_tls)
         if certificate is not None:
-            self.material.sites.append(SiteMaterial(certificate, rule, tls.self_signed))
-            if files is not None:
-                self.material.files += [CertificateFiles(host, *files) for host in hosts]
+            self.material.sites.append(SiteMaterial((certificate, *alternatives), rule, tls.self_signed))
+            self.material.files += [CertificateFiles(host, *pair) for pair in files for host in hosts]
 
     def pool(self, document: Document, path: Where, name: str, pool: Pool) -> None:
         """TLS towards the endpoints of a pool."""
@@ -169,6 +180,13 @@ class _Gatherer:
             names = ", ".join(certificate.names[:20])
             message = f"{certificate.source}: does not cover {', '.join(missing[:20])}: got a certificate for {names}"
             message += ", expected one for all hosts of the site"
+            self.material.problems.append(document.problem(path, message))
+
+    def _check_kind(self, document: Document, path: Where, certificate: Certificate, others: Iterable[Certificate | None]) -> None:
+        """Each of several certificates has a key of a kind of its own: else one of them would never be shown."""
+        if any(other is not None and other.kind == certificate.kind for other in others):
+            missing = " or ".join(kind for kind in KINDS if kind != certificate.kind)
+            message = f"{certificate.source}: an {certificate.kind} key, as another certificate here has; expected {missing}"
             self.material.problems.append(document.problem(path, message))
 
     def _check_default(self, document: Document, path: Where, hosts: tuple[str, ...], tls: ServerTls) -> None:

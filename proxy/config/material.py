@@ -69,7 +69,7 @@ def load_certificate(certificate: Path, key: Path) -> Certificate:
     if not names:
         raise MaterialError("certificate", certificate, "names no host; expected a subjectAltName extension")
     source = str(certificate) if key == certificate else f"{certificate}, {key}"
-    return Certificate(names, chain_pem, key_pem, leaf.not_valid_after_utc.timestamp(), source)
+    return Certificate(names, chain_pem, key_pem, leaf.not_valid_after_utc.timestamp(), source, _kind(private))
 
 
 def certificate_warnings(certificate: Certificate, now: float) -> list[str]:
@@ -214,6 +214,13 @@ def _read_key(file: Path) -> tuple[bytes, PrivateKeyTypes]:
         raise MaterialError("key", file, "is of a kind that can't sign for TLS 1.3; expected ECDSA, RSA or Ed25519")
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return pem, key
+
+
+def _kind(key: PrivateKeyTypes) -> str:
+    """One of ``sni.KINDS``."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        return "RSA"
+    return "Ed25519" if isinstance(key, ed25519.Ed25519PrivateKey) else "ECDSA"
 
 
 def _key_block(data: bytes) -> bytes | None:

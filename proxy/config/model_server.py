@@ -105,7 +105,11 @@ class Engines(Model):
 
 
 class ConnectionIds(Model):
-    """Connection IDs that name this server, for a load balancer in front to route by: QUIC-LB (draft-ietf-quic-load-balancers-21)."""
+    """Connection IDs that name this server, for a load balancer in front to route by: QUIC-LB (draft-ietf-quic-load-balancers-21).
+
+    A reload that changes them renews those of living connections: each client is given IDs of the new form and retires the old ones, which
+    lead to its connection until then. Teach the balancers the new form first, under a ``config`` of its own.
+    """
 
     server_id: HexBytes
     """1 to 15 bytes that no other server behind the balancer has: hexadecimal digits, or ``base64:`` and its text."""
@@ -179,7 +183,24 @@ class Quic(Model):
     """Connection IDs for a load balancer in front; default: opaque ones of 8 bytes."""
 
     congestion_control: Literal["auto", "bbr", "cubic", "reno"] = "auto"
-    """How fast it sends; ``auto`` is the engine's best. ``bbr`` needs the native engine."""
+    """How fast it sends; ``auto`` is cubic. ``bbr``, of the native engine, is far ahead where packets are lost without the path being full,
+    and keeps queues short."""
+    certificate_compression: list[Literal["brotli", "zlib"]] | None = Field(default=None, max_length=2)
+    """Algorithms by which certificates go compressed to clients that take one of them, best first (RFC 8879): fewer bytes, and with a long
+    chain a round trip less. Each certificate is compressed once. Empty: none do. Default: both, where the engine has them; ``aioquic``
+    has none."""
+    max_datagram_size: Annotated[int, Field(ge=1200, le=65527)] | None = None
+    """Largest UDP payload sent, in bytes. The native engine begins with 1200, which every path carries, and looks for more (RFC 8899), up
+    to this; default: as far as the link goes. ``aioquic`` always sends 1200."""
+    stream_window: Size = Field(default=1024 * 1024, ge=256 * 1024, le=1024 * 1024 * 1024)
+    """Bytes of one request's body that a client may have sent and nobody has taken yet, at most. It begins with 256 KiB, and doubles while
+    the client uses it up within a round trip or two: a long path needs more than a short one."""
+    connection_window: Size = Field(default=2 * 1024 * 1024, ge=1024 * 1024, le=4 * 1024 * 1024 * 1024)
+    """The same for all requests of a connection, from 1 MiB on. What a connection can keep of memory, at most."""
+    receive_buffer: Size = Field(default=4 * 1024 * 1024, ge=64 * 1024, le=1024 * 1024 * 1024)
+    """Of each listener's UDP socket, as far as the kernel allows (``net.core.rmem_max``); the log has a warning where it does not."""
+    send_buffer: Size = Field(default=4 * 1024 * 1024, ge=64 * 1024, le=1024 * 1024 * 1024)
+    """The same for what is sent (``net.core.wmem_max``)."""
     resumption: bool = True
     """Whether clients get session tickets, for a shorter handshake and the same backend when they come back within a day. Their keys
     follow from the secret in the state folder. Hosts with client certificates give none."""
@@ -194,6 +215,11 @@ class Quic(Model):
     retry: Literal["auto", "always", "never"] = "auto"
     """Whether a new client first has to prove its address, by a round trip more (Retry): against floods from addresses that are not the
     sender's own. ``auto``: while many handshakes are in progress or fail, a quarter of one of the two bounds below."""
+    output: Size = Field(default=4 * 1024 * 1024, ge=64 * 1024, le=1024 * 1024 * 1024)
+    """Bytes of answers that wait in the proxy for one HTTP/3 connection whose client takes them slower than the backends give them.
+    Beyond, backends are read on for a stream only while less than 32 KiB of it wait. So one connection has at most this, and 96 KiB for
+    each request in progress (``limits.streams_per_connection``): 4 MiB and 100 times 96 KiB are 13.4 MiB. See
+    docs/explanation/memory-of-a-connection.md."""
     handshakes: int = Field(default=1000, ge=1, le=1_000_000)
     """Handshakes in progress on a listener at any time. What comes beyond is dropped, and clients try again by themselves."""
     handshakes_per_network: int = Field(default=250, ge=1, le=1_000_000)

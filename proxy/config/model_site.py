@@ -45,6 +45,15 @@ class ClientCertificates(Model):
     """``require``: no handshake without one; ``request``: verified when given."""
 
 
+class Pair(Model):
+    """A certificate with its key."""
+
+    certificate: FileName
+    """PEM file with the certificate and its chain."""
+    key: FileName | None = None
+    """PEM file with the private key; default: the certificate's file."""
+
+
 class SiteTls(Model):
     """The certificate of a site's hosts. Without one, ``server.tls`` must cover them."""
 
@@ -52,6 +61,9 @@ class SiteTls(Model):
     """PEM file with the certificate and its chain, the site's own first."""
     key: FileName | None = None
     """PEM file with the private key; default: the certificate's file."""
+    alternatives: list[Pair] = Field(default_factory=list, max_length=2)
+    """Certificates of the same hosts with keys of other kinds, as RSA beside ECDSA, on TCP and QUIC alike. A client gets the first
+    that it can verify by its own word (``signature_algorithms``), in the order ECDSA, Ed25519, RSA."""
     self_signed: bool = False
     """Make a certificate and keep it in the state folder: for tests and development."""
     client_certificates: ClientCertificates | None = None
@@ -63,6 +75,8 @@ class SiteTls(Model):
             raise says("'self_signed' and 'certificate' exclude each other; expected one of the two", "self_signed")
         if self.key is not None and self.certificate is None:
             raise says("'key' stands without 'certificate'; expected both, or none", "key")
+        if self.alternatives and self.certificate is None:
+            raise says("'alternatives' stand without 'certificate'; expected both, or none", "alternatives")
         return self
 
 

@@ -12,7 +12,7 @@ from proxy.config.problem import Problem, perhaps
 from proxy.config.source import Data, Document, Step
 from proxy.config.units import is_off
 from proxy.engine import choice
-from proxy.engine.quic.settings import CONGESTION_CONTROLS
+from proxy.engine.quic.settings import CERTIFICATE_COMPRESSIONS, CONGESTION_CONTROLS, MIN_DATAGRAM
 
 Path = tuple[Step, ...]
 _TCP = frozenset({"http/1.1", "h2"})
@@ -63,6 +63,24 @@ def _asked_of_engines(document: Document) -> Iterator[_Feature]:
             has=lambda engine: control in engine.congestion_controls,
             instead=lambda engine: f"one of {', '.join((choice.AUTO, *engine.congestion_controls))}",
         )
+    size = _get(document.data, "server", "quic", "max_datagram_size")
+    if str(size).isdecimal() and int(str(size)[:9]) > MIN_DATAGRAM:
+        yield _Feature(
+            "quic",
+            ("server", "quic", "max_datagram_size"),
+            f"path MTU discovery, to send more than {MIN_DATAGRAM} bytes",
+            has=lambda engine: engine.discovers_mtu,
+            instead=lambda _: f"{MIN_DATAGRAM}, or no 'max_datagram_size'",
+        )
+    for index, algorithm in enumerate(_list(_get(document.data, "server", "quic", "certificate_compression"))):
+        if algorithm in CERTIFICATE_COMPRESSIONS:
+            yield _Feature(
+                "quic",
+                ("server", "quic", "certificate_compression", index),
+                f"certificate compression by {algorithm}",
+                has=lambda engine, algorithm=algorithm: algorithm in engine.certificate_compressions,  # type: ignore[misc]
+                instead=lambda engine: f"some of {', '.join(engine.certificate_compressions) or 'none: an empty list'}",
+            )
 
 
 @dataclass(slots=True)

@@ -29,10 +29,11 @@ LOOK_EVERY = 10.0
 LOOK_WITHOUT_WATCH = 1.0
 """The same when there is no watcher (its limit of the system is reached, or the folder is gone)."""
 
-Publish: TypeAlias = Callable[[Mapping[str, Certificate]], Collection[str]]
+Publish: TypeAlias = Callable[[Mapping[str, Collection[Certificate]]], Collection[str]]
 """Takes certificates by domain, brings those that differ from the present ones to new handshakes, and gives their domains.
 
-May raise ContextError, when it has changed nothing. ``with_certificates`` does its main part.
+A domain may have several, with keys of different kinds. May raise ContextError, when it has changed nothing.
+``with_certificates`` does its main part.
 """
 
 Watch: TypeAlias = Callable[[Collection[Path]], AsyncIterator[object]]
@@ -43,8 +44,8 @@ _Stamp: TypeAlias = tuple[tuple[int, ...] | None, ...]
 """Of each file: device, inode, size, times of change; None for one that is not there."""
 
 
-def with_certificates(snapshot: Snapshot, certificates: Mapping[str, Certificate]) -> tuple[Snapshot, list[str]]:
-    """The snapshot with *certificates* (by domain) in use, and the domains where that makes a difference.
+def with_certificates(snapshot: Snapshot, certificates: Mapping[str, Collection[Certificate]]) -> tuple[Snapshot, list[str]]:
+    """The snapshot with *certificates* (by domain) in use, each in place of the one from the same files; and the domains that it changes.
 
     Profiles that stay the same are the same objects, and so is the whole snapshot when all do. Domains that it has not are skipped.
     """
@@ -52,12 +53,11 @@ def with_certificates(snapshot: Snapshot, certificates: Mapping[str, Certificate
     sni = snapshot.sni
 
     def renewed(profile: TlsProfile) -> TlsProfile:
-        certificate = certificates.get(profile.domain)
-        now = profile.certificate
-        if certificate is None or (certificate.chain_pem, certificate.key_pem) == (now.chain_pem, now.key_pem):
+        new = {certificate.source: certificate for certificate in certificates.get(profile.domain, ())}
+        if not any(_differs(now, new.get(now.source, now)) for now in profile.certificates):
             return profile
         changed.append(profile.domain)
-        return replace(profile, certificate=certificate)
+        return profile.showing(new.get(now.source, now) for now in profile.certificates)
 
     exact = {name: renewed(profile) for name, profile in sni.exact.items()}
     wildcard = {name: renewed(profile) for name, profile in sni.wildcard.items()}
@@ -65,6 +65,10 @@ def with_certificates(snapshot: Snapshot, certificates: Mapping[str, Certificate
     if not changed:
         return snapshot, []
     return replace(snapshot, sni=SniTable(exact, wildcard, default, sni.refuse_unknown)), changed
+
+
+def _differs(one: Certificate, other: Certificate) -> bool:
+    return (one.chain_pem, one.key_pem) != (other.chain_pem, other.key_pem)
 
 
 @dataclass(slots=True)
@@ -78,6 +82,8 @@ class _State:
     """The stamp of what could not be read, not yet complained of."""
     settled_at: float = 0.0
     """When it will be."""
+    not_after: float | None = None
+    """End of what was read last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,7 @@ class CertificateRefresher:
         )
         self._not_after = metrics.gauge(
             "qproxy_certificate_not_after_seconds",
-            "End of the certificate read last from its files, in seconds since the epoch.",
+            "End of the certificate read last from its files, in seconds since the epoch; of several, the first to end.",
             ("domain",),
         )
         self._tasks = Tasks(log)
@@ -243,14 +249,21 @@ class CertificateRefresher:
 
     def _bring(self, certificates: Mapping[_Pair, Certificate]) -> None:
         """Publish certificates together. Raises ContextError, when none is in use."""
-        by_domain = {domain: certificate for pair, certificate in certificates.items() for domain in self._states[pair].domains}
+        by_domain: dict[str, list[Certificate]] = {}
+        for pair, certificate in certificates.items():
+            for domain in self._states[pair].domains:
+                by_domain.setdefault(domain, []).append(certificate)
         changed = set(self._publish(by_domain)) if by_domain else set()
-        for domain, certificate in by_domain.items():
-            self._not_after.cell(domain).value = certificate.not_after
+        for pair, certificate in certificates.items():
+            self._states[pair].not_after = certificate.not_after
+        for domain, found in by_domain.items():
+            self._not_after.cell(domain).value = min(
+                state.not_after for state in self._states.values() if domain in state.domains and state.not_after is not None
+            )
             if domain in changed:
-                self._log.info(f"Updated certificate for domain: {domain}", source=certificate.source)
-        for certificate in certificates.values():
-            if any(by_domain[domain] is certificate for domain in changed):
+                self._log.info(f"Updated certificate for domain: {domain}", source="; ".join(certificate.source for certificate in found))
+        for pair, certificate in certificates.items():
+            if not changed.isdisjoint(self._states[pair].domains):
                 for warning in certificate_warnings(certificate, wall_clock()):
                     self._log.warning(warning)
 

@@ -90,6 +90,9 @@ def explain(snapshot: Snapshot, question: Question, secret: bytes, now: float) -
             "certificate",
             f"SNI {sni or '(none)'} -> {profile.domain}: {profile.certificate.source}, {', '.join(profile.certificate.names)}",
         )
+        for other in profile.alternatives:
+            kinds = " or ".join(each.kind for each in profile.certificates[: profile.certificates.index(other)])
+            yield Line("certificate", f"a client that can't verify {kinds}: {other.source} ({other.kind})")
     host = snapshot.find_host(name)
     if snapshot.answers_health(host, parts.path):
         yield Line("health", f"{parts.path.partition(b'?')[0].decode()} is answered by the proxy itself: 200 OK")
@@ -187,7 +190,7 @@ def _misdirected(host: Host | None, profile: TlsProfile | None, name: str, quest
         return "421: the default certificate serves only the health answer"
     if profile.client_rule != host.site.client_rule:
         return "421: the site's rule for client certificates is not the one of this SNI"
-    if not profile.certificate.covers(name):
+    if not profile.covers(name):
         return f"421: the certificate does not cover {name}"
     return ""
 

@@ -11,7 +11,7 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any, Literal, Protocol, TypeAlias
 
-from proxy.engine.quic.settings import QuicSettings
+from proxy.engine.quic.settings import CERTIFICATE_COMPRESSIONS, QuicSettings
 from proxy.engine.quic.tickets import Tickets
 from proxy.engine.seam import Connection, Endpoint, EngineLimits, Handle, Select, Tracer
 from proxy.message import Address
@@ -45,6 +45,10 @@ class Engine:
     """What to do where it is missing."""
     congestion_controls: tuple[str, ...] = ()
     """Values of ``congestion_control`` besides auto; QUIC only."""
+    certificate_compressions: tuple[str, ...] = ()
+    """Values of ``certificate_compression``; QUIC only."""
+    discovers_mtu: bool = False
+    """It looks for the largest datagrams that a path carries; QUIC only."""
 
     def load(self) -> Any:
         """The class. Raises ImportError where it is not installed."""
@@ -82,6 +86,8 @@ ENGINES = (
         ("qproxy-native",),
         "make native (in a clone), or install the wheel qproxy-native",
         ("bbr", "cubic", "reno"),
+        CERTIFICATE_COMPRESSIONS,
+        discovers_mtu=True,
     ),
 )
 

@@ -93,6 +93,18 @@ DIFFERENCES: Mapping[str, Difference] = {
         {engine.name: ", ".join(engine.congestion_controls) for engine in ENGINES if engine.kind == "quic"},
         "What the libraries have.",
     ),
+    "slow start": Difference(
+        "quic",
+        "The end of slow start before anything is lost (cubic and reno)",
+        {"aioquic": "when round trips get longer", "native": "HyStart++ (RFC 9406)"},
+        "What the libraries have; bbr has no such phase.",
+    ),
+    "connection IDs": Difference(
+        "quic",
+        "Connection IDs that a client has to choose from when it moves; it may ask for fewer",
+        {"aioquic": "4", "native": "8"},
+        "They are given anew as they are used up, and cost memory.",
+    ),
     "rebindings": Difference(
         "quic",
         "Congestion window and round-trip time of a client whose port alone has changed (another address begins anew)",
@@ -100,7 +112,10 @@ DIFFERENCES: Mapping[str, Difference] = {
         "RFC 9000, section 9.4, allows both; quiche keeps them by path.",
     ),
     "path MTU": Difference(
-        "quic", "Path MTU discovery (RFC 8899)", {"aioquic": "no", "native": "yes"}, "aioquic has none; 1,200 bytes pass everywhere."
+        "quic",
+        "Path MTU discovery (RFC 8899)",
+        {"aioquic": "no", "native": "yes; after two probe timeouts with nothing large acknowledged it begins anew"},
+        "aioquic has none; 1,200 bytes pass everywhere. quiche looks for the size, native/src/black_hole.rs for paths that shrink.",
     ),
     "system calls": Difference(
         "quic",
@@ -111,8 +126,23 @@ DIFFERENCES: Mapping[str, Difference] = {
     "key exchange": Difference(
         "quic",
         "Key exchange",
-        {"aioquic": "X25519, P-256", "native": "X25519MLKEM768, X25519, P-256"},
-        "What the TLS libraries have.",
+        {"aioquic": "X25519, P-256, P-384, X448", "native": "X25519MLKEM768, X25519, P-256"},
+        "What the TLS libraries have. A client that sent a share of none of them, but has one, is asked for it (HelloRetryRequest).",
+    ),
+    "certificate compression": Difference(
+        "quic",
+        "Certificates go compressed to clients that take it (RFC 8879)",
+        {engine.name: " or ".join(engine.certificate_compressions) or "no" for engine in ENGINES if engine.kind == "quic"},
+        "aioquic has none; a client then gets the certificate as it is.",
+    ),
+    "ciphers": Difference(
+        "quic",
+        "The cipher, of a client that has several",
+        {
+            "aioquic": "ChaCha20 where it is the client's first, else AES with 128 bits before 256",
+            "native": "the client's order; ChaCha20 first where this processor has no AES instructions",
+        },
+        "Who has ChaCha20 first has no AES instructions. Otherwise all are fine: BoringSSL leaves it to the client.",
     ),
     "tickets": Difference(
         "quic",
@@ -132,17 +162,32 @@ DIFFERENCES: Mapping[str, Difference] = {
         {"aioquic": "16 KiB", "native": "64 KiB"},
         "Each library's own bound.",
     ),
-    "frame errors": Difference(
+    "fragments": Difference(
         "quic",
-        "The error for a frame that is cut off",
-        {"aioquic": "FRAME_ENCODING_ERROR", "native": "PROTOCOL_VIOLATION"},
-        "RFC 9000, section 11, allows a generic code in place of a specific one.",
+        "Pieces of a stream that come out of order",
+        {
+            "aioquic": "262 holes for a window of 256 KiB; more end the connection",
+            "native": "as many as fit the windows, small ones by a budget",
+        },
+        "Each library keeps them in its own way; either takes a small multiple of the window at most.",
     ),
-    "floods": Difference(
+    "retired IDs": Difference(
         "quic",
-        "Floods of PING and other cheap transport frames",
-        {"aioquic": "end the connection, by a budget", "native": "are taken"},
-        "They cost the native engine little; what costs HTTP/3 (resets, empty or unknown frames) is cut alike.",
+        "Connection IDs that a client retires at once, and that are not yet told",
+        {"aioquic": "32", "native": "15"},
+        "Each library's own bound.",
+    ),
+    "key updates": Difference(
+        "quic",
+        "Fresh keys for what a connection sends",
+        {"aioquic": "after 4,194,304 packets, and when the client asks", "native": "when the client asks"},
+        "quiche begins no key update. RFC 9001, section 6.6, allows AES 8,388,608 packets with the same keys: 10 GB of 1,200 bytes each.",
+    ),
+    "close reasons": Difference(
+        "quic",
+        "Words and frame type in the CONNECTION_CLOSE of a transport error",
+        {"aioquic": "yes", "native": "no"},
+        "quiche sends the code alone, and the log has no more.",
     ),
     "qlog": Difference(
         "quic",
@@ -152,7 +197,7 @@ DIFFERENCES: Mapping[str, Difference] = {
     ),
     "path figures": Difference(
         "quic",
-        "Round-trip time, losses and congestion window in the metrics",
+        "Round-trip time, losses, congestion window and shrunk paths in the metrics",
         {"aioquic": "no", "native": "when a connection ends"},
         "aioquic keeps them to itself.",
     ),
@@ -173,8 +218,15 @@ def markdown() -> str:
         for difference in DIFFERENCES.values():
             if difference.kind == kind:
                 parts.append(f"| {difference.what} | {' | '.join(difference.does[name] for name in names)} | {difference.why} |\n")
+    parts.append(NEITHER)
     return "".join(parts)
 
+
+NEITHER = """
+Neither engine has ECN (RFC 9000, section 13.4) or multipath (draft-ietf-quic-multipath), since neither library has: losses, and delay with
+bbr, tell of congestion, and a connection uses one path at a time. A client that offers them goes on without. DATAGRAM frames (RFC 9221) and
+extended CONNECT are not offered.
+"""
 
 HEAD = """# Engines
 

@@ -112,6 +112,11 @@ class PathChanged:
 
 
 @dataclass(slots=True)
+class ConnectionIdsRenewed:
+    """QUIC: the client has retired all connection IDs of an earlier form (``seam.Endpoint.change_connection_ids``)."""
+
+
+@dataclass(slots=True)
 class ConnectionStats:
     """QUIC: what a connection saw of the network: in all, and on the path that it used last."""
 
@@ -123,6 +128,10 @@ class ConnectionStats:
     packets_lost: int
     bytes_lost: int
     """Of the packets that were declared lost; what of it was data was sent again."""
+    datagram_size: int
+    """Bytes that the path was found to carry as one UDP payload (RFC 8899)."""
+    black_holes: int
+    """Times that it was found to carry no longer what it had carried (RFC 8899, section 4.3)."""
 
 
 @dataclass(slots=True)
@@ -199,6 +208,7 @@ Event: TypeAlias = (
     | ConnectionReady
     | HandshakeCompleted
     | PathChanged
+    | ConnectionIdsRenewed
     | ConnectionClosed
 )
 UpstreamEvent: TypeAlias = Informational | ResponseHead | ResponseBody | ResponseEnd

@@ -19,7 +19,7 @@ from aioquic.quic import events as quic
 from proxy.engine import h3_frames as f
 from proxy.engine.events import Drained, Event, Rejected, RequestBody, RequestEnd, StreamReset
 from proxy.engine.h3_control import PeerStreams, Transport
-from proxy.engine.seam import HIGH_WATER, LOW_WATER, EngineLimits
+from proxy.engine.seam import HIGH_WATER, HOLD, LOW_WATER, EngineLimits
 from proxy.engine.validate import Malformed, pseudo_request, trailers
 from proxy.errors import Reset
 from proxy.message import Headers, get
@@ -77,16 +77,22 @@ class H3Connection:
         "_leaving",
         "_limits",
         "_next",
+        "_output",
         "_peer_streams",
         "_requests",
         "_sections",
         "_stop_at",
         "_transport",
+        "_waiting",
         "events",
+        "holds",
     )
 
-    def __init__(self, transport: Transport, limits: EngineLimits, sections: f.FieldSections) -> None:
+    def __init__(self, transport: Transport, limits: EngineLimits, sections: f.FieldSections, output: int) -> None:
         self._transport = transport
+        self._output = output
+        self._waiting = 0  # the sum of all backlogs
+        self.holds = 0
         self._limits = limits
         self._sections = sections
         self.events: list[Event] = []
@@ -108,6 +114,11 @@ class H3Connection:
     def draining(self) -> bool:
         """The final GOAWAY was sent."""
         return self._stop_at is not None
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of answers that were never sent, here and in the transport."""
+        return self._waiting + self._transport.unsent_bytes
 
     # In
 
@@ -334,7 +345,7 @@ class H3Connection:
             self._transport.send(stream, self._sections.encode([(b":status", b"%d" % status), *headers]))
 
     def send_data(self, stream: int, data: bytes, end: bool) -> int:
-        """Queue body bytes; returns what is queued for the stream."""
+        """Queue body bytes; returns what is queued for the stream, or ``HOLD`` and more."""
         request = self._requests.get(stream)
         if request is None or request.sent != _OPEN:
             return 0
@@ -348,6 +359,9 @@ class H3Connection:
                 self._done(stream, request)
                 return 0
         queued = request.backlog_bytes + self._transport.unsent(stream)
+        if queued > LOW_WATER and self._waiting + self._transport.unsent_bytes > self._output:
+            self.holds += 1
+            queued += HOLD
         if queued > HIGH_WATER:
             request.paused = True
             self._feeding[stream] = request
@@ -376,6 +390,7 @@ class H3Connection:
             view = memoryview(data)
             request.backlog.extend([view[at : at + FEED] for at in range(0, size, FEED)])
         request.backlog_bytes += size
+        self._waiting += size
 
     def feed(self) -> bool:
         """Move waiting bytes into the transport as its senders drain, and tell who may go on. True where something was moved."""
@@ -389,6 +404,7 @@ class H3Connection:
                 while backlog and waiting < room:
                     data = backlog.popleft()
                     request.backlog_bytes -= len(data)
+                    self._waiting -= len(data)
                     waiting += len(data)
                     moved = True
                     transport.send(stream, data)
@@ -442,7 +458,9 @@ class H3Connection:
             self._transport.abandon(stream, f.NO_ERROR)
 
     def _forget(self, stream: int) -> None:
-        self._requests.pop(stream, None)
+        request = self._requests.pop(stream, None)
+        if request is not None:
+            self._waiting -= request.backlog_bytes
         self._feeding.pop(stream, None)
 
 

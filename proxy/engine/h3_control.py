@@ -15,6 +15,9 @@ MAX_CONTROL_FRAME = 4096
 class Transport(Protocol):
     """What is needed of a QUIC connection: ``quic/connection.py`` has it."""
 
+    unsent_bytes: int
+    """Of all streams, as ``unsent``."""
+
     def send(self, stream_id: int, data: bytes | memoryview, *, end: bool = False) -> bool:
         """Queue bytes; False where the stream takes none any more."""
 

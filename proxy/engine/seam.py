@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from proxy.engine.events import Event
+from proxy.engine.quic.ids import Routable
 from proxy.errors import Reset
 from proxy.message import Address, Headers
 
@@ -18,6 +19,9 @@ HIGH_WATER = 128 * 1024
 
 LOW_WATER = 32 * 1024
 """Bytes queued for one stream under which ``Drained`` is given."""
+
+HOLD = 1 << 40
+"""What ``send_data`` returns, at least, where the whole connection has as much queued as it may: the source is to stop at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +210,23 @@ class Endpoint(Protocol):
     def refuse_new(self) -> None:
         """Answer new connection attempts with CONNECTION_REFUSED from now on (drain)."""
 
+    def change_connection_ids(self, routable: Routable | None) -> bool:
+        """Issue connection IDs of another form from now on (config rotation of QUIC-LB); None: opaque ones. False: it is the present one.
+
+        Living connections keep theirs until ``renew_connection_ids``; handshakes in progress are renewed when they are complete.
+        """
+
+    def renew_connection_ids(self, most: int) -> bool:
+        """Give the clients of so many connections IDs of the present form, and have them retire the others (RFC 9000, section 5.1.2).
+
+        True: there are more. What comes to an ID is taken until the client has retired it; when it has retired the last of an earlier
+        form, there is ``ConnectionIdsRenewed``.
+        """
+
+    @property
+    def connections_to_renew(self) -> int:
+        """Connections whose client has connection IDs of an earlier form. For metrics: not for every turn."""
+
     @property
     def connections(self) -> int:
         """Connections that are alive, handshakes included."""
@@ -222,8 +243,20 @@ class Endpoint(Protocol):
         """Datagrams so far that belonged nowhere, or came beyond a bound."""
 
     @property
+    def certificates_compressed(self) -> Mapping[str, int]:
+        """Handshakes so far in which the certificate went compressed, by algorithm; empty where the engine has none."""
+
+    @property
     def moves_refused(self) -> int:
         """Datagrams so far that came from another IP address than their client's, where clients may not change theirs."""
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of answers that wait here, of all connections, and were never sent. For metrics: not for every turn."""
+
+    @property
+    def holds(self) -> int:
+        """How often so far a source was told to ``HOLD``."""
 
     @property
     def resets_sent(self) -> int:

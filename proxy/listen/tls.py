@@ -41,6 +41,9 @@ UNRECOGNIZED_NAME_ALERT = alert(112)
 NO_APPLICATION_PROTOCOL_ALERT = alert(120)
 
 
+PRIORITIZE_CHACHA = 1 << 21
+"""SSL_OP_PRIORITIZE_CHACHA, which Python does not name: ChaCha20 for clients that have it first, since they have no AES instructions."""
+
 MADE_AHEAD = 256
 """Contexts that are made before the first handshake asks for them."""
 
@@ -98,7 +101,7 @@ class TlsContexts:
         return found
 
 
-_Content: TypeAlias = tuple[str, bytes, bytes, ClientCertificateRule | None, frozenset[str]]
+_Content: TypeAlias = tuple[str, tuple[tuple[bytes, bytes], ...], ClientCertificateRule | None, frozenset[str]]
 _TCP_PROTOCOLS = ("h2", "http/1.1")
 """In the order of our preference."""
 
@@ -109,19 +112,26 @@ def _over_tcp(protocols: Iterable[str]) -> frozenset[str]:
 
 def _content(profile: TlsProfile, protocols: frozenset[str]) -> _Content:
     """All that a context is made of; the domain too, so that sites with one certificate don't take each other's tickets."""
-    certificate = profile.certificate
-    return (profile.domain, certificate.chain_pem, certificate.key_pem, profile.client_rule, protocols)
+    pairs = tuple((certificate.chain_pem, certificate.key_pem) for certificate in profile.certificates)
+    return (profile.domain, pairs, profile.client_rule, protocols)
 
 
 def _make(profile: TlsProfile, protocols: frozenset[str]) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE | PRIORITIZE_CHACHA
     context.set_alpn_protocols([offer.decode() for offer, name in _OFFERS.items() if name in protocols])
     certificate, rule = profile.certificate, profile.client_rule
+    if len({each.kind for each in profile.certificates}) < len(profile.certificates):
+        msg = (
+            f"TLS for {profile.domain} (certificate from {certificate.source}): an alternative has the same kind of key, {certificate.kind}"
+        )
+        raise ContextError(msg)
     try:
-        with secret_file(certificate.chain_pem) as chain, secret_file(certificate.key_pem) as key:
-            context.load_cert_chain(chain, key, password=_no_password)
+        # OpenSSL has a place for each kind of key, and shows what the client can verify, in the order of ``sni.KINDS`` by itself.
+        for certificate in profile.certificates:
+            with secret_file(certificate.chain_pem) as chain, secret_file(certificate.key_pem) as key:
+                context.load_cert_chain(chain, key, password=_no_password)
         context.num_tickets = 2 if rule is None else 0
         if rule is not None:
             context.verify_mode = ssl.CERT_REQUIRED if rule.required else ssl.CERT_OPTIONAL

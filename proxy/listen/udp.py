@@ -13,7 +13,17 @@ from typing import TypeAlias
 
 from proxy.counters import Cell
 from proxy.early import EarlyRequests
-from proxy.engine.events import ConnectionClosed, ConnectionReady, ConnectionStats, Event, HandshakeCompleted, PathChanged, RequestHead
+from proxy.engine.events import (
+    ConnectionClosed,
+    ConnectionIdsRenewed,
+    ConnectionReady,
+    ConnectionStats,
+    Event,
+    HandshakeCompleted,
+    PathChanged,
+    RequestHead,
+)
+from proxy.engine.quic.ids import Routable
 from proxy.engine.seam import Endpoint, Handle
 from proxy.errors import Reset
 from proxy.listen.age import begin_age
@@ -27,6 +37,12 @@ from proxy.message import Address, Headers
 from proxy.services import Services
 from proxy.snapshot import Listener
 from proxy.sni import TlsProfile
+
+RENEWALS = 32
+"""Connections that are given other connection IDs at once, after a change of their form: some ms, with their packets."""
+
+RENEW_EVERY = 0.01
+"""Seconds between such turns: 10,000 connections are done in a few seconds, beside their requests."""
 
 MakeEndpoint: TypeAlias = Callable[[Callable[[Handle, Address], bool]], Endpoint]
 """Makes the endpoint, given what asks whether a new connection may begin."""
@@ -154,6 +170,12 @@ class UdpListener:
         tell(meters.quic_resets_sent.cell(), endpoint.resets_sent)
         tell(meters.quic_moves_refused.cell(), endpoint.moves_refused)
         meters.quic_handshakes.cell(self.listener.name).value = float(endpoint.handshakes)
+        meters.quic_connections_to_renew.cell(self.listener.name).value = float(endpoint.connections_to_renew)
+        tell(meters.quic_kernel_drops.cell(self.listener.name), self._socket.kernel_drops())
+        for algorithm, count in endpoint.certificates_compressed.items():
+            tell(meters.quic_certificates_compressed.cell(algorithm), count)
+        meters.quic_output.cell(self.listener.name).value = float(endpoint.output_bytes)
+        tell(meters.limits_hit.cell("output"), endpoint.holds)
         first = endpoint.first_packets(self.services.clock())
         tell(meters.quic_retries.cell(), first.retries)
         meters.quic_retry.cell(self.listener.name).value = float(first.asking)
@@ -219,6 +241,8 @@ class UdpListener:
             client.handshake_completed()
         elif isinstance(event, PathChanged):
             self._moved(client, event.peer)
+        elif isinstance(event, ConnectionIdsRenewed):
+            self._renewed(client)
         elif client.early is None or not client.early.holds(event):
             client.deliver(event)
             if self._leaving and type(event) is RequestHead and handle in self._leaving:
@@ -248,6 +272,11 @@ class UdpListener:
         self.services.log.info("path changed", kind=kind, old=old, new=new, key=client.affinity_key.hex())
         self.services.meters.quic_path_changes.cell(kind).value += 1
         client.peer = to
+
+    def _renewed(self, client: QuicClient) -> None:
+        """The client has no connection IDs of an earlier form any more."""
+        self.services.log.debug("connection IDs renewed", client=client.peer[0], key=client.affinity_key.hex())
+        self.services.meters.quic_ids_renewed.cell().value += 1
 
     def _shook_hands(self, handle: Handle) -> None:
         _, began = self._admitted[handle]
@@ -280,6 +309,7 @@ class UdpListener:
         meters.quic_packets_sent.cell().value += stats.packets_sent
         meters.quic_packets_lost.cell().value += stats.packets_lost
         meters.quic_bytes_lost.cell().value += stats.bytes_lost
+        meters.quic_black_holes.cell().value += stats.black_holes
         self.services.log.debug("connection ended", client=client.peer[0], **asdict(stats))
 
     # Out
@@ -327,6 +357,27 @@ class UdpListener:
         self._received.value += received - self._counted_in
         self._sent.value += sent - self._counted_out
         self._counted_in, self._counted_out = received, sent
+
+    # Connection IDs
+
+    def change_connection_ids(self, routable: Routable | None) -> None:
+        """Issue connection IDs of another form from now on, and have living connections change theirs, so many in a turn of the loop."""
+        if self.endpoint.change_connection_ids(routable):
+            connections = self.endpoint.connections_to_renew
+            self.services.log.info("connection IDs have another form", listener=self.listener.name, connections=connections)
+            self._renew()
+
+    def _renew(self) -> None:
+        if self._closed:
+            return
+        try:
+            more = self.endpoint.renew_connection_ids(RENEWALS)
+        except Exception as error:  # the listener outlives a fault of its engine
+            self.services.log.exception("the QUIC endpoint failed to renew connection IDs", exc_info=error)
+            return
+        self._flush()
+        if more:
+            self._loop.call_later(RENEW_EVERY, self._renew)
 
     # Time
 

@@ -11,6 +11,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from proxy.engine.seam import Datagram, Transmit
 from proxy.message import Address
@@ -18,8 +19,8 @@ from proxy.message import Address
 DATAGRAM_BYTES = 65536
 """The largest datagram that UDP has: nothing is cut."""
 
-SOCKET_BUFFER = 4 * 1024 * 1024
-"""Asked of the kernel for each direction; it takes the smaller of this and rmem_max or wmem_max."""
+SO_MEMINFO, MEMINFO_DROPS = 55, 8
+"""Linux's numbers (linux/sock_diag.h): what a socket holds, of which the ninth figure counts what was dropped."""
 
 MAX_SEGMENTS = 64
 """Datagrams of one call: the kernel's UDP_MAX_SEGMENTS of old; newer ones take 128."""
@@ -61,6 +62,14 @@ class UdpSocket:
     def fileno(self) -> int:
         """For the event loop."""
         return self._sock.fileno()
+
+    def kernel_drops(self) -> int:
+        """Datagrams so far that the kernel dropped before they were read; 0 where it does not tell."""
+        try:
+            figures = self._sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * (MEMINFO_DROPS + 1))
+            return int(struct.unpack_from("=I", figures, 4 * MEMINFO_DROPS)[0])
+        except (OSError, struct.error):
+            return 0
 
     def close(self) -> None:
         """Let go of the socket and of what was not sent."""
@@ -175,14 +184,35 @@ class UdpSocket:
         return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, packed + struct.pack("=I", 0))]
 
 
-def bind_udp(address: Address) -> socket.socket:
-    """A bound UDP socket that tells the destination of each datagram. Raises OSError."""
+@dataclass(frozen=True, slots=True)
+class Buffers:
+    """Bytes of a socket's buffers."""
+
+    receive: int = 4 * 1024 * 1024
+    send: int = 4 * 1024 * 1024
+
+    def missed(self, sock: socket.socket) -> list[str]:
+        """A sentence for each that the kernel made smaller than this, with what would let it be."""
+        wanted = ((socket.SO_RCVBUF, "receive", "rmem_max", self.receive), (socket.SO_SNDBUF, "send", "wmem_max", self.send))
+        sentences = []
+        for option, name, limit, size in wanted:
+            got = sock.getsockopt(socket.SOL_SOCKET, option) // (2 if hasattr(socket, "AF_PACKET") else 1)  # Linux tells the double
+            if got < size:
+                sentences.append(f"the UDP {name} buffer has {got} of {size} bytes: sysctl -w net.core.{limit}={size} would allow it")
+        return sentences
+
+
+def bind_udp(address: Address, buffers: Buffers = Buffers()) -> socket.socket:  # it is frozen
+    """A bound UDP socket that tells the destination of each datagram. Raises OSError.
+
+    The kernel makes its *buffers* as large as it allows: ``Buffers.missed`` tells.
+    """
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
-        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-            sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers.receive)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers.send)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)

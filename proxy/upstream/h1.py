@@ -99,6 +99,12 @@ class UpstreamConnection:
             if self._transport is not None:
                 self._transport.resume_reading()
 
+    def hold(self) -> None:
+        """Read no more of the answer before there is credit for all that was delivered."""
+        if not self._read_paused and self._consumer is not None and self._transport is not None:
+            self._read_paused = True
+            self._transport.pause_reading()
+
     def abort(self) -> None:
         """Drop the connection: its exchange has no more use for the answer. No more callbacks."""
         self._consumer = None

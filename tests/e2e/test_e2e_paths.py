@@ -97,6 +97,29 @@ async def test_a_download_goes_on_after_a_tunnel(authority, proxy):
     assert relay.lost > 2
 
 
+@pytest.mark.parametrize("most", [1472, None], ids=["the link's size", "a size that was searched for"])
+async def test_a_download_goes_on_when_its_path_begins_to_drop_large_datagrams(authority, start_proxy, differs, most):
+    """Without a word, as tunnels do."""
+    finds = differs("path MTU")
+    proxy = start_proxy(server={"quic": {"max_datagram_size": most if finds else None}})
+    size = 4 * MIB
+    with Relay(proxy.port, Path(size=1500)) as relay:
+        async with http3(authority, relay.port) as client:
+            for _ in range(50 if finds else 0):
+                await client.get("/bytes/200000", host=HOST, keep=False)
+                if relay.largest_to_clients > 1300:
+                    break
+            stream = client.open(f"/bytes/{size}", host=HOST, keep=False)
+            await reached(client, stream, size // 4)
+            relay.shrink(1300)
+            answer = await client.answer(stream)
+    assert (answer.status, answer.size, answer.sha256) == (200, size, digest(size))
+    assert (relay.largest_to_clients > 1300, relay.lost > 0) == (finds, finds)
+    if finds:
+        proxy.wait_for(lambda: proxy.metric("qproxy_quic_packets_sent_total") > 0, "saw the connection end")
+    assert (proxy.metric("qproxy_quic_path_black_holes_total") > 0) == finds
+
+
 async def reached(client, stream, size):
     """Wait until the answer is that long."""
     while client.streams[stream].answer.size < size:

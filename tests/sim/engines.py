@@ -23,6 +23,8 @@ class Engine:
     """Round-trip time, losses and congestion window of a connection at its end."""
     keeps_window_on_rebinding: bool
     """Congestion window and round-trip time of a client whose port alone has changed."""
+    connection_ids: int
+    """That a client has at most."""
     probes: int
     """Datagrams of a connection that try whether the path takes larger ones, at most."""
     unknown_authority: int
@@ -43,6 +45,7 @@ AIOQUIC = Engine(
     handshake_bytes=18_000,
     tells_stats=False,
     keeps_window_on_rebinding=True,
+    connection_ids=4,
     probes=0,
     unknown_authority=42,
     wrong_purpose=42,
@@ -54,6 +57,7 @@ NATIVE = Engine(
     handshake_bytes=70_000,
     tells_stats=True,
     keeps_window_on_rebinding=False,
+    connection_ids=8,
     probes=30,
     unknown_authority=48,
     wrong_purpose=43,

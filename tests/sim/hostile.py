@@ -2,6 +2,7 @@
 
 from aioquic import tls
 from aioquic.buffer import encode_uint_var
+from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
@@ -16,6 +17,23 @@ def v(*numbers: int) -> bytes:
 
 def stream_frame(stream: int, offset: int, data: bytes, *, fin: bool = False) -> bytes:
     return v(0x0E | fin, stream, offset, len(data)) + data
+
+
+def write_packet(quic: QuicConnection, payload: bytes, epoch: QuicPacketType = QuicPacketType.ONE_RTT) -> list[bytes]:
+    """A packet of an established connection of a client's, with frames of our own, in a datagram."""
+    builder = QuicPacketBuilder(
+        host_cid=quic.host_cid,
+        peer_cid=quic._peer_cid.cid,
+        version=quic._version,
+        is_client=True,
+        max_datagram_size=1400,
+        packet_number=quic._packet_number,
+    )
+    builder.start_packet(epoch, quic._cryptos[tls.Epoch.ONE_RTT])
+    builder._buffer.push_bytes(payload)
+    datagrams = builder.flush()[0]
+    quic._packet_number = builder.packet_number
+    return datagrams
 
 
 class Attacker:
@@ -35,21 +53,9 @@ class Attacker:
 
     def frames(self, payload: bytes, epoch: QuicPacketType = QuicPacketType.ONE_RTT) -> None:
         """One packet with *payload*."""
-        quic = self.client.quic
-        builder = QuicPacketBuilder(
-            host_cid=quic.host_cid,
-            peer_cid=quic._peer_cid.cid,
-            version=quic._version,
-            is_client=True,
-            max_datagram_size=1400,
-            packet_number=quic._packet_number,
-        )
-        builder.start_packet(epoch, quic._cryptos[tls.Epoch.ONE_RTT])
-        builder._buffer.push_bytes(payload)
-        for datagram in builder.flush()[0]:
+        for datagram in write_packet(self.client.quic, payload, epoch):
             self.sent += len(datagram)
             self.world._events(self.world.endpoint.receive([Datagram(datagram, self.client.address, SERVER)], self.world.now))
-        quic._packet_number = builder.packet_number
 
     def many(self, frame: bytes, count: int) -> None:
         """*frame*, *count* times, a packet's worth at a time, until the connection is closed."""

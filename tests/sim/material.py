@@ -1,20 +1,22 @@
-"""Certificates for the simulator: made once for each run, on P-256."""
+"""Certificates for the simulator: made once for each run."""
 
 import datetime as dt
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
 @dataclass(frozen=True)
 class Material:
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
+    key: Any
 
     @property
     def chain_pem(self) -> bytes:
@@ -25,10 +27,23 @@ class Material:
         return self.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
+KEYS: dict[str, Callable[[], Any]] = {
+    "P-256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "P-384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "P-521": lambda: ec.generate_private_key(ec.SECP521R1()),
+    "Ed25519": ed25519.Ed25519PrivateKey.generate,
+    "RSA": lambda: rsa.generate_private_key(65537, 2048),
+}
+
+
+def material(name: str, issuer: str | None = None, *, ca: bool = False, client: bool = False, kind: str = "P-256") -> Material:
+    """A certificate for *name* with a key of that *kind*: self-signed, or by the CA called *issuer*."""
+    return _made(name, issuer, ca, client, kind)
+
+
 @cache
-def material(name: str, issuer: str | None = None, *, ca: bool = False, client: bool = False) -> Material:
-    """A certificate for *name*: self-signed, or by the CA called *issuer*."""
-    key = ec.generate_private_key(ec.SECP256R1())
+def _made(name: str, issuer: str | None, ca: bool, client: bool, kind: str) -> Material:
+    key = KEYS[kind]()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     signer = material(issuer, ca=True) if issuer else None
     now = dt.datetime.now(dt.UTC)
@@ -46,7 +61,8 @@ def material(name: str, issuer: str | None = None, *, ca: bool = False, client: 
     if not ca:
         use = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
         builder = builder.add_extension(x509.ExtendedKeyUsage([use]), critical=False)
-    return Material(builder.sign(signer.key if signer else key, hashes.SHA256()), key)
+    by = signer.key if signer else key
+    return Material(builder.sign(by, None if isinstance(by, ed25519.Ed25519PrivateKey) else hashes.SHA256()), key)
 
 
 class Profile(SimpleNamespace):
@@ -55,5 +71,6 @@ class Profile(SimpleNamespace):
     __hash__ = object.__hash__
 
 
-def profile(name: str, client_rule: object = None, *, early_data: bool = False) -> Profile:
-    return Profile(certificate=material(name), client_rule=client_rule, domain=name, early_data=early_data)
+def profile(name: str, client_rule: object = None, *, early_data: bool = False, kinds: tuple[str, ...] = ("P-256",)) -> Profile:
+    certificates = tuple(material(name, kind=kind) for kind in kinds)
+    return Profile(certificates=certificates, client_rule=client_rule, domain=name, early_data=early_data)

@@ -124,6 +124,9 @@ class FakeConnection:
     def credit(self, taken: int) -> None:
         self.said.append(("credit", taken))
 
+    def hold(self) -> None:
+        self.said.append(("hold",))
+
     def abort(self) -> None:
         self.said.append(("abort",))
 

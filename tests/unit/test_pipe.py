@@ -1,6 +1,6 @@
 """Back-pressure of the pipe, as a dialogue."""
 
-from proxy.engine.seam import HIGH_WATER
+from proxy.engine.seam import HIGH_WATER, HOLD
 from proxy.pipe import Pipe
 
 
@@ -44,3 +44,18 @@ def test_at_high_water_exactly_the_source_goes_on() -> None:
     ends.queued = HIGH_WATER
     ends.pipe().push(b"x", 1)
     assert ends.credits == [1]
+
+
+def test_where_all_of_the_connection_is_full_the_source_stops_at_once() -> None:
+    ends = Ends()
+    holds: list[None] = []
+    pipe = Pipe(ends.write, ends.credits.append, lambda: holds.append(None))
+    ends.queued = HIGH_WATER + 1
+    pipe.push(b"abc", 3)
+    assert holds == []
+    ends.queued = HOLD + 1
+    pipe.push(b"de", 2)
+    assert (len(holds), ends.credits, pipe.stalled) == (1, [], True)
+    ends.pipe().push(b"x", 1)  # a source that can't be held waits for credit
+    pipe.drained()
+    assert (ends.credits, pipe.stalled) == ([5], False)

@@ -10,9 +10,10 @@ frames and stream types that we don't know, empty DATA, PRIORITY_UPDATE, CANCEL_
 CONTROL_RATE = 200.0
 """Control frames a second, on average; on top of it what our own packets ask for (``EARNED_BY_PACKET``)."""
 
-EARNED_BY_PACKET = 2
-"""Control frames that the client earns with each packet that we sent: its acknowledgement, and credit for what it brought. Each receive
-limit that we announce earns one more: a client that sends up to it says so (RFC 9000, section 4.1: *_BLOCKED)."""
+EARNED_BY_PACKET = 4
+"""Control frames that the client earns with each packet that we sent: its acknowledgement, MAX_DATA and MAX_STREAM_DATA for what it
+brought, and one more. Each receive limit that we announce earns one, too: a client that sends up to it says so (RFC 9000, section 4.1:
+*_BLOCKED)."""
 
 RESET_BURST = 400
 """RESET_STREAM, STOP_SENDING and requests that we reset as malformed, in a burst: a browser that leaves a page with four times the

@@ -25,8 +25,9 @@ from proxy.engine.h3_frames import NO_ERROR
 from proxy.engine.quic.abuse import CONTROL_BURST, CONTROL_RATE, EARNED_BY_PACKET, RESET_BURST, RESET_RATE, Budget
 from proxy.engine.quic.flow import DiscardingReceiver, ReceiveWindows
 from proxy.engine.quic.gate import Arrival
-from proxy.engine.quic.sending import Pacer, SendingConnection
+from proxy.engine.quic.sending import Pacer
 from proxy.engine.quic.sessions import Session
+from proxy.engine.quic.strict import StrictConnection, peek
 from proxy.engine.quic.tls import Identities, ServerContext
 from proxy.engine.seam import EngineLimits
 
@@ -42,6 +43,12 @@ MIN_GAPS = 64
 
 SMALL_FRAME = 16
 """STREAM frames that bring fewer bytes cost one of the control budget: a byte each is the dearest way to send a request."""
+
+ACK_RANGES = 32
+"""Ranges of an ACK that cost one of the control budget: clients that receive well send fewer."""
+
+MAX_ACK_RANGES = 1024
+"""More than a packet holds, whatever an ACK says."""
 
 EXCESSIVE_LOAD = 0x107
 """H3_EXCESSIVE_LOAD (RFC 9114, section 8.1)."""
@@ -70,7 +77,7 @@ class _Quiet:
 _QUIET: Any = _Quiet()
 
 
-class Transport(SendingConnection):
+class Transport(StrictConnection):
     """One QUIC connection, server side. ``mint`` gives a fresh connection ID with its stateless reset token.
 
     A client that answers a Retry has a validated address: from the start it is sent as much as congestion control allows (RFC 9000,
@@ -110,9 +117,16 @@ class Transport(SendingConnection):
         self._control = Budget(CONTROL_BURST, CONTROL_RATE)
         self._resets = Budget(RESET_BURST, RESET_RATE)
         self._resets_asked = 0
+        self._cids_from = 0
+        """The first connection ID that the client is not asked to retire, by its sequence number."""
         self._begin_sending()
 
     # For HTTP/3 and the endpoint
+
+    def let_windows_grow(self, stream: int, connection: int) -> None:
+        """The receive windows of each stream and of the connection may grow to so many bytes. Before the first packet."""
+        self._windows.let_grow(stream, connection)
+        self._max_gaps = max(self._max_gaps, stream // 1000)
 
     @property
     def session(self) -> Session | None:
@@ -155,6 +169,7 @@ class Transport(SendingConnection):
         stream = self._streams.get(stream_id)
         if stream is None or stream.sender._reset_error_code is not None or stream.sender._buffer_fin is not None:  # noqa: SLF001
             return False
+        self.unsent_bytes += len(data)
         stream.sender.write(data, end)  # type: ignore[arg-type]  # it appends to a bytearray: any buffer will do
         if stream_id not in self._held:
             self._ready[stream_id] = stream
@@ -279,8 +294,26 @@ class Transport(SendingConnection):
         parameters: bytes = super()._serialize_transport_parameters()
         return parameters if self.may_move else parameters + DISABLE_ACTIVE_MIGRATION
 
+    def renew_connection_ids(self) -> None:
+        """Give the client other connection IDs, and have it retire those that it has; not before the handshake is complete.
+
+        All that are new ask for it: the client is never left without one, whichever comes first (RFC 9000, section 5.1.2).
+        """
+        self._cids_from = self._host_cid_seq
+        self._replenish_connection_ids()
+
+    @property
+    def retiring(self) -> bool:
+        """The client has connection IDs that it was asked to retire."""
+        return self._host_cids[0].sequence_number < self._cids_from  # they stand in order
+
+    def expect(self, cid_bytes: int) -> None:
+        """The next datagram's connection ID has so many bytes, as far as its header does not tell."""
+        self._configuration.connection_id_length = cid_bytes  # which the library reads nowhere else any more
+
     def _replenish_connection_ids(self) -> None:
-        while len(self._host_cids) < min(CONNECTION_IDS, self._remote_active_connection_id_limit):
+        usable = sum(cid.sequence_number >= self._cids_from for cid in self._host_cids)
+        for _ in range(min(CONNECTION_IDS, self._remote_active_connection_id_limit) - usable):
             cid, token = self._mint()
             self._host_cids.append(QuicConnectionId(cid=cid, sequence_number=self._host_cid_seq, stateless_reset_token=token))
             self._host_cid_seq += 1
@@ -294,8 +327,11 @@ class Transport(SendingConnection):
         return stream
 
     def _cut(self, stream: QuicStream, code: int) -> None:
-        stream.sender.reset(code)
-        stream.sender._buffer.clear()  # noqa: SLF001  # nothing of it is sent any more
+        sender = stream.sender
+        sender.reset(code)
+        self.unsent_bytes -= sender._buffer_stop - sender.highest_offset  # noqa: SLF001
+        sender._buffer_stop = sender.highest_offset  # noqa: SLF001
+        sender._buffer.clear()  # noqa: SLF001  # nothing of it is sent any more
         self._prepare(stream)
 
     def _charge(self) -> None:
@@ -308,10 +344,8 @@ class Transport(SendingConnection):
 
     def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         self._charge()
-        start = buf.tell()
-        end = buf.pull_uint_var() + buf.pull_uint_var()
-        buf.seek(start)
-        if end > MAX_CRYPTO[context.epoch]:
+        offset, length = peek(buf, 2)
+        if offset + length > MAX_CRYPTO[context.epoch] and (offset or context.epoch is not tls.Epoch.ONE_RTT):
             raise _too_much_crypto(frame_type, "too much handshake data")
         super()._handle_crypto_frame(context, frame_type, buf)
         if len(self._crypto_streams[context.epoch].receiver._ranges) > MIN_GAPS:  # noqa: SLF001
@@ -328,6 +362,12 @@ class Transport(SendingConnection):
         self._crypto_buffers = {}
         for epoch in (tls.Epoch.INITIAL, tls.Epoch.HANDSHAKE):
             self._crypto_streams[epoch].sender._buffer.clear()  # noqa: SLF001
+
+    def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        _, _, ranges = peek(buf, 3)
+        for _ in range(1 + min(ranges, MAX_ACK_RANGES) // ACK_RANGES):
+            self._charge()
+        super()._handle_ack_frame(context, frame_type, buf)
 
     def _handle_stream_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         stream_id = _peek(buf)
@@ -393,10 +433,7 @@ def _held(receiver: QuicStreamReceiver) -> int:
 
 def _peek(buf: Buffer) -> int:
     """The stream number that a frame begins with."""
-    start = buf.tell()
-    stream_id: int = buf.pull_uint_var()
-    buf.seek(start)
-    return stream_id
+    return peek(buf, 1)[0]
 
 
 def _too_much_crypto(frame_type: int, reason: str) -> QuicConnectionError:
@@ -410,7 +447,7 @@ def _excessive_load(reason: str) -> QuicConnectionError:
 
 def _charged(name: str) -> Callable[[Transport, QuicReceiveContext, int, Buffer], None]:
     """The base class's handler behind the control budget."""
-    handler = getattr(SendingConnection, name)
+    handler = getattr(StrictConnection, name)
 
     def charge(self: Transport, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         self._charge()
@@ -420,7 +457,6 @@ def _charged(name: str) -> Callable[[Transport, QuicReceiveContext, int, Buffer]
 
 
 CHARGED = (
-    "ack",
     "data_blocked",
     "max_streams_bidi",
     "max_streams_uni",

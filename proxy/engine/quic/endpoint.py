@@ -10,19 +10,20 @@ Who may begin a handshake ``gate`` says.
 """
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from aioquic.quic import events as quic
 from aioquic.quic.configuration import QuicConfiguration
 
-from proxy.engine.events import ConnectionClosed, Event, HandshakeCompleted, PathChanged, RequestHead
+from proxy.engine.events import ConnectionClosed, ConnectionIdsRenewed, Event, HandshakeCompleted, PathChanged, RequestHead
 from proxy.engine.h3 import H3Connection
 from proxy.engine.h3_frames import NO_ERROR, FieldSections
 from proxy.engine.quic import packets
 from proxy.engine.quic.connection import Transport
 from proxy.engine.quic.gate import Arrival, Gate
-from proxy.engine.quic.ids import Minter
+from proxy.engine.quic.ids import Minter, Routable
 from proxy.engine.quic.reasons import reason
 from proxy.engine.quic.resets import Resets
 from proxy.engine.quic.sessions import ALPN, Sessions, configuration_epoch
@@ -52,11 +53,13 @@ class _Connection:
         "cids",
         "closed",
         "complete_by",
+        "generation",
         "handle",
         "http",
         "linger_until",
         "path",
         "pinged_at",
+        "renewing",
         "timer",
         "trace",
         "transport",
@@ -70,6 +73,8 @@ class _Connection:
         self.http: H3Connection | None = None
         self.closed = False
         self.cids: set[bytes] = set()
+        self.generation = 0  # of the form of its connection IDs
+        self.renewing = False  # the client has yet to retire some of an earlier form
         self.linger_until: float | None = None
         self.pinged_at = 0.0  # or its handshake was complete
         self.trace: Trace | None = None
@@ -108,7 +113,6 @@ class QuicEndpoint(Verbs):
         self._trace = trace
         self._now = 0.0
         self._mint = Minter(secret, random_bytes, settings.routable)
-        self._cid_bytes = self._mint.cid_bytes
         self._resets = Resets(self._mint, random_bytes)
         self._gate = Gate(settings, secret, self._mint, random_bytes, wall)
         self._sections = FieldSections()
@@ -117,24 +121,28 @@ class QuicEndpoint(Verbs):
             alpn_protocols=[ALPN],
             cipher_suites=CIPHERS,
             congestion_control_algorithm=_ALGORITHMS[settings.congestion_control],
-            connection_id_length=self._cid_bytes,
+            connection_id_length=self._mint.cid_bytes,
             idle_timeout=settings.idle_timeout,
             max_data=limits.connection_window,
             max_stream_data=limits.stream_window,
-            max_datagram_size=settings.max_datagram_size,
+            max_datagram_size=settings.max_datagram_size or MIN_DATAGRAM,
             certificate=object(),  # the library wants one before it knows the name: ``tls.ServerContext`` puts the right one
             private_key=object(),
         )
         self._by_handle: dict[Handle, _Connection] = {}
         self._by_cid: dict[bytes, _Connection] = {}
         self._dirty: dict[Handle, _Connection] = {}
+        self._to_renew: deque[Handle] = deque()
         self._heap: list[tuple[float, Handle]] = []
         self._answers: list[Transmit] = []
         self._events: list[tuple[Handle, Event]] = []
         self._last_handle = 0
         self._refusing = False
+        self._holds = 0  # of connections that are gone
         self.dropped = 0
         """Datagrams that belonged nowhere, or came beyond a bound."""
+        self.certificates_compressed: dict[str, int] = {}
+        """The library has none."""
         self.moves_refused = 0
         """Datagrams from another IP address than their client's, where clients may not move."""
 
@@ -145,15 +153,19 @@ class QuicEndpoint(Verbs):
         self._now = now
         touched: dict[Handle, _Connection] = {}
         answers = STATELESS_ANSWERS
-        by_cid, cid_bytes, stays = self._by_cid, self._cid_bytes, not self._settings.migration
+        by_cid, stays = self._by_cid, not self._settings.migration
+        cid_bytes, *other_lengths = self._mint.lengths
         for datagram in datagrams:
             data = datagram.data
             cid = packets.destination_of(data, cid_bytes)
             connection = by_cid.get(cid) if cid is not None else None
+            if other_lengths:
+                cid, connection = self._find(data, cid, connection)
             if connection is None:
                 may_answer = answers > len(self._answers)
                 if cid is not None and not data[0] & 0x80:
-                    self._answer(datagram, self._resets.answer(cid, len(data), now) if may_answer else None)
+                    start = data[1 : 1 + packets.MAX_CID]
+                    self._answer(datagram, self._resets.answer(start, len(data), now) if may_answer else None)
                     continue
                 if len(data) < MIN_DATAGRAM or not data[0] & 0x80 or not (header := packets.read_long_header(data)):
                     self.dropped += 1
@@ -182,6 +194,20 @@ class QuicEndpoint(Verbs):
             self._collect(connection, now)
         self._dirty.update(touched)
         return self.take_events()
+
+    def _find(self, data: bytes, cid: bytes | None, connection: _Connection | None) -> tuple[bytes | None, _Connection | None]:
+        """Whose datagram it is, where connection IDs of several lengths are in use: by the one of our usual length, or else by another."""
+        if connection is None and data and not data[0] & 0x80:
+            for length in self._mint.lengths[1:]:
+                other = packets.destination_of(data, length)
+                connection = self._by_cid.get(other) if other is not None else None
+                cid = cid or other
+                if connection is not None:
+                    cid = other
+                    break
+        if connection is not None and cid is not None:
+            connection.transport.expect(len(cid))
+        return cid, connection
 
     def take_datagrams(self, now: float) -> list[Transmit]:
         """Datagrams to send now, of all connections with something to send."""
@@ -242,6 +268,27 @@ class QuicEndpoint(Verbs):
         """Answer new connection attempts with CONNECTION_REFUSED from now on."""
         self._refusing = True
 
+    def change_connection_ids(self, routable: Routable | None) -> bool:
+        """See ``seam.Endpoint``, as for the next two."""
+        if not self._mint.change(routable):
+            return False
+        self._to_renew = deque(self._by_handle)
+        return True
+
+    def renew_connection_ids(self, most: int) -> bool:
+        """Renew those of so many connections."""
+        for _ in range(min(most, len(self._to_renew))):
+            connection = self._by_handle.get(self._to_renew.popleft())
+            if connection is not None and self._renew(connection):
+                self._dirty[connection.handle] = connection
+        return bool(self._to_renew)
+
+    @property
+    def connections_to_renew(self) -> int:
+        """Connections whose client has connection IDs of an earlier form."""
+        generation = self._mint.generation
+        return sum(connection.renewing or connection.generation != generation for connection in self._by_handle.values())
+
     @property
     def connections(self) -> int:
         """Connections that are alive, handshakes included."""
@@ -262,6 +309,17 @@ class QuicEndpoint(Verbs):
             return None
         self._dirty[handle] = connection
         return connection.http
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of answers that wait here, of all connections."""
+        return sum(connection.http.output_bytes for connection in self._by_handle.values() if connection.http is not None)
+
+    @property
+    def holds(self) -> int:
+        """How often a source was told to hold."""
+        present = sum(connection.http.holds for connection in self._by_handle.values() if connection.http is not None)
+        return self._holds + present
 
     @property
     def resets_sent(self) -> int:
@@ -310,10 +368,12 @@ class QuicEndpoint(Verbs):
             trace = Trace(sink, arrival.original, lambda: self._now)
             configuration = replace(configuration, quic_logger=trace)  # type: ignore[arg-type]  # it has what is asked of one
         transport = Transport(configuration, self._identities, self._limits, mint, arrival)
+        transport.let_windows_grow(self._settings.max_stream_window, self._settings.max_connection_window)
         transport.may_move = self._settings.migration
         connection = _Connection(self._last_handle, transport, (datagram.peer, datagram.local), now + self._settings.handshake_timeout)
         connection.trace = trace
         connection.cids = minted
+        connection.generation = self._mint.generation
         minted.add(header.destination)
         for cid in minted:
             self._by_cid[cid] = connection
@@ -345,6 +405,10 @@ class QuicEndpoint(Verbs):
                 if isinstance(event, quic.ConnectionIdRetired):
                     connection.cids.discard(event.connection_id)
                     self._by_cid.pop(event.connection_id, None)
+                    if connection.renewing and not transport.retiring:
+                        connection.renewing = False
+                        out.append((handle, ConnectionIdsRenewed()))
+                        self._renew(connection)  # the form may have changed again
                 elif isinstance(event, quic.HandshakeCompleted):
                     http = self._completed(connection, now)
                 elif http is not None and transport.close_event is None:
@@ -375,10 +439,24 @@ class QuicEndpoint(Verbs):
         if transport.terminated:
             self._remove(connection)
 
+    def _renew(self, connection: _Connection) -> bool:
+        """Give a client connection IDs of the present form for those of another; True where it did.
+
+        Not before the handshake is complete; and one change after the other, so that no client makes us keep more than twice as many.
+        """
+        generation = self._mint.generation
+        if connection.generation == generation or connection.complete_by is not None or connection.renewing or connection.closed:
+            return False
+        connection.generation = generation
+        connection.renewing = True
+        connection.transport.renew_connection_ids()
+        return True
+
     def _completed(self, connection: _Connection, now: float) -> H3Connection:
         connection.complete_by = None
         connection.pinged_at = now
         self._gate.leave(connection.handle, complete=True)
+        self._renew(connection)
         if connection.http is None:
             return self._ready(connection, early=False)
         self._events.append((connection.handle, HandshakeCompleted()))
@@ -386,7 +464,7 @@ class QuicEndpoint(Verbs):
 
     def _ready(self, connection: _Connection, *, early: bool) -> H3Connection:
         transport = connection.transport
-        http = connection.http = H3Connection(transport, self._limits, self._sections)
+        http = connection.http = H3Connection(transport, self._limits, self._sections, self._settings.output)
         peer, local = transport.settled_path() or connection.path
         connection.path = (peer, local)
         session, tls = transport.session, transport.tls
@@ -399,6 +477,8 @@ class QuicEndpoint(Verbs):
         if connection.closed:
             return
         connection.closed = True
+        if connection.http is not None:
+            self._holds += connection.http.holds
         connection.http = None
         if connection.complete_by is not None:
             self._gate.leave(connection.handle, complete=False)

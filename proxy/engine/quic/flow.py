@@ -46,17 +46,45 @@ class DiscardingReceiver(QuicStreamReceiver):
         receiver.is_finished = receiver._final_size is not None  # noqa: SLF001
 
 
+class Window:
+    """One receive window. It grows where the client uses it up in no time: then it, and not the path, is what the client waits for.
+
+    As quiche has it: two announcements within ``CREDIT_SHARE`` of a window's worth of a round trip double it.
+    """
+
+    __slots__ = ("_most", "_told_at", "size")
+
+    def __init__(self, size: int, most: int) -> None:
+        self.size = size
+        self._most = most
+        self._told_at: float | None = None
+
+    def announce(self, now: float, round_trip: float) -> int:
+        """The size that counts from now on, as a new limit is announced. Times in seconds."""
+        if self.size < self._most and self._told_at is not None and now - self._told_at < round_trip:
+            self.size = min(2 * self.size, self._most)
+        self._told_at = now
+        return self.size
+
+
 class ReceiveWindows:
     """What was credited, per stream and for the connection."""
 
-    __slots__ = ("_by_stream", "connection", "connection_window", "stream_window")
+    __slots__ = ("_by_stream", "_connection_window", "_most", "_stream_window", "_stream_windows", "connection")
 
     def __init__(self, stream_window: int, connection_window: int) -> None:
-        self.stream_window = stream_window
-        self.connection_window = connection_window
+        self._stream_window = stream_window
+        self._connection_window = Window(connection_window, connection_window)
+        self._most = stream_window
         self.connection = 0
         """Bytes credited to the connection so far."""
         self._by_stream: dict[int, int] = {}
+        self._stream_windows: dict[int, Window] = {}
+
+    def let_grow(self, stream: int, connection: int) -> None:
+        """To so many bytes, where it is more than they have."""
+        self._most = stream
+        self._connection_window = Window(self._connection_window.size, connection)
 
     def credit(self, stream: QuicStream, count: int) -> bool:
         """Credit *count* bytes that were received on *stream*, never more than were; True if its limit is worth announcing anew."""
@@ -70,20 +98,32 @@ class ReceiveWindows:
         self.connection += after - before
         if receiver._final_size is not None:  # noqa: SLF001  # no more can come
             return False
-        return after + self.stream_window - stream.max_stream_data_local >= self.stream_window // CREDIT_SHARE
+        window = self._stream_windows.get(stream_id)
+        size = self._stream_window if window is None else window.size
+        return after + size - stream.max_stream_data_local >= size // CREDIT_SHARE
 
-    def stream_limit(self, stream: QuicStream) -> int:
-        """The limit to announce for a stream."""
-        return self._by_stream.get(number(stream), 0) + self.stream_window
+    def stream_limit(self, stream: QuicStream, now: float, round_trip: float) -> int:
+        """The limit to announce for a stream. Times in seconds."""
+        stream_id = number(stream)
+        credited = self._by_stream.get(stream_id, 0)
+        if self._most <= self._stream_window:
+            return credited + self._stream_window
+        window = self._stream_windows.get(stream_id)
+        if window is None:
+            window = self._stream_windows[stream_id] = Window(self._stream_window, self._most)
+        return credited + window.announce(now, round_trip)
 
-    def connection_limit(self, present: int) -> int:
-        """The limit to announce for the connection: *present* itself while a new one is not worth a frame."""
-        wanted = self.connection + self.connection_window
-        return wanted if wanted - present >= self.connection_window // CREDIT_SHARE else present
+    def connection_limit(self, present: int, now: float, round_trip: float) -> int:
+        """The limit to announce for the connection: *present* itself while a new one is not worth a frame. Times in seconds."""
+        window = self._connection_window
+        if self.connection + window.size - present < window.size // CREDIT_SHARE:
+            return present
+        return self.connection + window.announce(now, round_trip)
 
     def forget(self, stream: QuicStream) -> None:
         """The stream is finished: whatever of it was not credited yet is."""
         self.connection += stream.receiver.highest_offset - self._by_stream.pop(number(stream), 0)
+        self._stream_windows.pop(number(stream), None)
 
     @property
     def tracked(self) -> int:

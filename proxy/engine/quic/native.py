@@ -16,10 +16,10 @@ from proxy.engine.events import Event, Rejected
 from proxy.engine.h3 import RESET_CODES
 from proxy.engine.quic import packets
 from proxy.engine.quic.gate import Arrival, Gate
-from proxy.engine.quic.ids import Minter
+from proxy.engine.quic.ids import Minter, Routable
 from proxy.engine.quic.resets import Resets
 from proxy.engine.quic.sessions import Sessions, configuration_epoch
-from proxy.engine.quic.settings import QuicSettings
+from proxy.engine.quic.settings import CERTIFICATE_COMPRESSIONS, QuicSettings
 from proxy.engine.quic.tickets import LIFETIME, TICKETS, Tickets
 from proxy.engine.seam import HIGH_WATER, LOW_WATER, EngineLimits, FirstPackets, Handle, Select, Tracer, Transmit
 from proxy.engine.validate import Malformed, pseudo_request, trailers
@@ -30,7 +30,8 @@ LIBRARIES = {name: version for name, version in qproxy_native.versions().items()
 """What is built into the wheel, for ``qproxy --version``."""
 
 AUTO_CONGESTION_CONTROL = "cubic"
-"""What ``auto`` means here: the standard (RFC 9438). BBR is for paths that lose packets without being full."""
+"""What ``auto`` means here: the standard (RFC 9438). bbr is far ahead on paths that lose packets without being full, and keeps queues
+short; what stands against it is in docs/design/2026-11-23-native-quic.md."""
 
 
 class NativeEndpoint(qproxy_native.Endpoint):
@@ -39,6 +40,7 @@ class NativeEndpoint(qproxy_native.Endpoint):
     version = "HTTP/3"
     _resets: Resets
     _gate: Gate
+    _mint: Minter
 
     def __new__(  # noqa: PLR0913  # the signature that the engines share
         cls,
@@ -57,7 +59,7 @@ class NativeEndpoint(qproxy_native.Endpoint):
         mint = Minter(secret, random_bytes, settings.routable)
         resets = Resets(mint, random_bytes)
         gate = Gate(settings, secret, mint, random_bytes, wall)
-        control = settings.congestion_control
+        control, compression = settings.congestion_control, settings.certificate_compression
         self = super().__new__(
             cls,
             {
@@ -81,21 +83,33 @@ class NativeEndpoint(qproxy_native.Endpoint):
                 "header_bytes": limits.header_bytes,
                 "stream_window": limits.stream_window,
                 "connection_window": limits.connection_window,
+                "max_stream_window": max(settings.max_stream_window, limits.stream_window),
+                "max_connection_window": max(settings.max_connection_window, limits.connection_window),
                 "high_water": HIGH_WATER,
                 "low_water": LOW_WATER,
+                "output": settings.output,
                 "idle_timeout": settings.idle_timeout,
                 "keep_alive": settings.keep_alive,
                 "keep_alive_idle": settings.keep_alive_idle,
                 "handshake_timeout": settings.handshake_timeout,
                 "connections": settings.connections,
-                "max_datagram_size": settings.max_datagram_size,
+                "max_datagram_size": settings.max_datagram_size or 0,
                 "migration": settings.migration,
+                "certificate_compression": list(CERTIFICATE_COMPRESSIONS if compression is None else compression),
                 "congestion_control": AUTO_CONGESTION_CONTROL if control == "auto" else control,
             },
         )
         self._resets = resets
         self._gate = gate
+        self._mint = mint
         return self
+
+    def change_connection_ids(self, routable: Routable | None) -> bool:
+        """See ``seam.Endpoint``."""
+        if not self._mint.change(routable):
+            return False
+        self.begin_generation(self._mint.cid_bytes)
+        return True
 
     @property
     def handshakes(self) -> int:

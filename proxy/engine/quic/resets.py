@@ -32,10 +32,13 @@ class Resets:
         self._budget = Budget(BURST, RATE)
         self.sent = 0
 
-    def answer(self, cid: bytes, size: int, now: float) -> bytes | None:
-        """The answer to a short-header packet of *size* bytes for *cid*, which no connection has; None where there is to be none."""
+    def answer(self, start: bytes, size: int, now: float) -> bytes | None:
+        """The answer to a short-header packet of *size* bytes that no connection has; None where there is to be none.
+
+        *start*: the packet from its connection ID on, as far as that may reach.
+        """
         length = min(size - 1, MAX_BYTES)
-        if length < MIN_BYTES or not self._mint.is_ours(cid) or not self._budget.spend(now):
+        if length < MIN_BYTES or (cid := self._mint.ours(start)) is None or not self._budget.spend(now):
             return None
         self.sent += 1
         noise = self._random_bytes(length - _TOKEN_BYTES)

@@ -7,7 +7,8 @@ Knows aioquic's private parts. Knows neither HTTP nor where credit and abuse are
 - an acknowledgement rides along with data that leaves anyway, instead of in a packet of its own a millisecond later;
 - when an acknowledgement is due at the very moment at which pacing holds data back, it is sent. The library then sends nothing and
   leaves its timer in the present: a loop whose clock did not move on would spin;
-- receive limits follow ``flow.ReceiveWindows``, stream limits rise only as streams finish.
+- receive limits follow ``flow.ReceiveWindows``, stream limits rise only as streams finish;
+- NEW_CONNECTION_ID can ask for the retirement of others.
 """
 
 from typing import Any
@@ -17,7 +18,9 @@ from aioquic.buffer import size_uint_var
 from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
     MAX_STREAM_DATA_FRAME_CAPACITY,
+    NEW_CONNECTION_ID_FRAME_CAPACITY,
     QuicConnection,
+    QuicConnectionId,
     QuicNetworkPath,
 )
 from aioquic.quic.packet import QuicFrameType, QuicPacketType
@@ -57,6 +60,8 @@ class SendingConnection(QuicConnection):
     """The sending half. Not to be made by itself: ``connection.Transport`` is."""
 
     _windows: ReceiveWindows
+    _cids_from: int
+    _now: float
 
     def _begin_sending(self) -> None:
         self._streams_queue = _Unqueued()
@@ -66,6 +71,8 @@ class SendingConnection(QuicConnection):
         """Streams with something to send that flow control holds back."""
         self._limits_due: dict[int, QuicStream] = {}
         """Streams whose receive limit is to be announced."""
+        self.unsent_bytes = 0
+        """Bytes of all streams that were queued and not sent once."""
         self._limits_told = 0
         """Receive limits that were announced, each time anew."""
         self.requests_open = 0
@@ -153,9 +160,30 @@ class SendingConnection(QuicConnection):
             self._write_stream_limit(builder, stream)
             del self._limits_due[number(stream)]
 
+    def _write_new_connection_id_frame(self, builder: QuicPacketBuilder, connection_id: QuicConnectionId) -> None:
+        sequence_number, cid, token = connection_id.sequence_number, connection_id.cid, connection_id.stateless_reset_token
+        retire_prior_to = min(self._cids_from, sequence_number)  # one that is lost while it is to be retired is told all the same
+        frame = builder.start_frame(
+            QuicFrameType.NEW_CONNECTION_ID,
+            capacity=NEW_CONNECTION_ID_FRAME_CAPACITY,
+            handler=self._on_new_connection_id_delivery,
+            handler_args=(connection_id,),
+        )
+        frame.push_uint_var(sequence_number)
+        frame.push_uint_var(retire_prior_to)
+        frame.push_uint8(len(cid))
+        frame.push_bytes(cid)
+        frame.push_bytes(token)
+        connection_id.was_sent = True
+        if self._quic_logger is not None:
+            encoded = self._quic_logger.encode_new_connection_id_frame(
+                connection_id=cid, retire_prior_to=retire_prior_to, sequence_number=sequence_number, stateless_reset_token=token
+            )
+            _trace(builder, encoded)
+
     def _write_windows(self, builder: QuicPacketBuilder) -> None:
         data = self._local_max_data
-        wanted = self._windows.connection_limit(data.value)
+        wanted = self._windows.connection_limit(data.value, self._now, self._loss._rtt_smoothed)  # noqa: SLF001
         for limit, value in ((data, wanted), (self._local_max_streams_bidi, 0), (self._local_max_streams_uni, 0)):
             if limit is not data:
                 # batched: not while the client may open more streams than the announcement would add
@@ -178,7 +206,7 @@ class SendingConnection(QuicConnection):
     def _write_stream_limit(self, builder: QuicPacketBuilder, stream: QuicStream) -> None:
         if stream.receiver.is_finished:
             return
-        limit = self._windows.stream_limit(stream)
+        limit = self._windows.stream_limit(stream, self._now, self._loss._rtt_smoothed)  # noqa: SLF001
         frame = builder.start_frame(
             QuicFrameType.MAX_STREAM_DATA,
             capacity=MAX_STREAM_DATA_FRAME_CAPACITY,
@@ -234,6 +262,7 @@ class SendingConnection(QuicConnection):
             if self._quic_logger is not None:
                 _trace(builder, self._quic_logger.encode_stream_frame(frame, stream_id))
             self._remote_max_data_used += sender.highest_offset - highest
+            self.unsent_bytes -= sender.highest_offset - highest
             del ready[stream_id]
             if len(sender._pending) or sender._pending_eof:  # noqa: SLF001
                 ready[stream_id] = stream  # again, behind the others

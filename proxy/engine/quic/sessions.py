@@ -4,6 +4,7 @@ Both engines ask here, so that what a ticket is bound to, and what a resumed con
 no TLS library.
 """
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, Protocol
 
@@ -48,7 +49,7 @@ class Profile(Protocol):
     """What is needed of ``snapshot.TlsProfile``, which this layer may not import."""
 
     @property
-    def certificate(self) -> CertificateMaterial:
+    def certificates(self) -> Sequence[CertificateMaterial]:
         """See there."""
 
     @property

@@ -9,6 +9,9 @@ MIN_DATAGRAM = 1200
 
 CONGESTION_CONTROLS = ("auto", "bbr", "cubic", "reno")
 
+CERTIFICATE_COMPRESSIONS = ("brotli", "zlib")
+"""Best first (RFC 8879)."""
+
 RETRY = ("auto", "always", "never")
 
 RETRY_SHARE = 4
@@ -39,11 +42,21 @@ class QuicSettings:
     beyond ``retry_from_network``."""
     connections: int = 100_000
     """Connections alive at any time, handshakes included; what comes beyond is refused."""
-    max_datagram_size: int = MIN_DATAGRAM
-    """UDP payload sent. 1200 passes every path; more needs a network that is known, where the engine does not probe the path's MTU.
-    The native one does: up to this, or where this is 1200 as far as the link goes."""
+    max_datagram_size: int | None = None
+    """UDP payload sent, at most. 1200 passes every path. An engine that looks for what the path carries goes up to this, or as far as the
+    link goes where it is None; for another one, more needs a network that is known, and None is 1200."""
     congestion_control: str = "auto"
     """``bbr`` (draft-ietf-ccwg-bbr), ``cubic`` (RFC 9438), ``reno`` (RFC 9002), or ``auto``: the engine's best. No engine need have all."""
+
+    certificate_compression: tuple[str, ...] | None = None
+    """Algorithms by which certificates go compressed to clients that take one of them, best first; None: all that the engine has."""
+
+    max_stream_window: int = 0
+    """What ``EngineLimits.stream_window`` may grow to, where a client uses it up within a round trip or so; less means that it does not."""
+    max_connection_window: int = 0
+    """The same for ``EngineLimits.connection_window``."""
+    output: int = 4 * 1024 * 1024
+    """Bytes of answers that wait for one connection, beyond which each of its streams has no more than ``seam.LOW_WATER``."""
 
     migration: bool = True
     """Whether clients may change their IP address; their port may change always (RFC 9000, section 9)."""
@@ -63,7 +76,7 @@ class QuicSettings:
 
     def __post_init__(self) -> None:
         """Raise ValueError for what can't be."""
-        if not MIN_DATAGRAM <= self.max_datagram_size <= 65527:
+        if self.max_datagram_size is not None and not MIN_DATAGRAM <= self.max_datagram_size <= 65527:
             msg = f"max_datagram_size must be {MIN_DATAGRAM} to 65527, not {self.max_datagram_size}"
             raise ValueError(msg)
         if self.congestion_control not in CONGESTION_CONTROLS:
@@ -72,9 +85,9 @@ class QuicSettings:
         if self.retry not in RETRY:
             msg = f"retry must be one of {', '.join(RETRY)}, not {self.retry}"
             raise ValueError(msg)
-        bounds = (self.idle_timeout, self.handshake_timeout, self.handshakes, self.handshakes_per_network, self.connections)
-        if min(bounds) <= 0:
-            msg = "idle_timeout, handshake_timeout, handshakes, handshakes_per_network and connections must be more than 0"
+        handshakes = (self.handshake_timeout, self.handshakes, self.handshakes_per_network)
+        if min(self.idle_timeout, self.connections, self.output, *handshakes) <= 0:
+            msg = "idle_timeout, handshake_timeout, handshakes, handshakes_per_network, connections and output must be more than 0"
             raise ValueError(msg)
         if not 0 <= self.keep_alive < self.idle_timeout:
             msg = f"keep_alive must be less than idle_timeout ({self.idle_timeout:g}), not {self.keep_alive:g}"

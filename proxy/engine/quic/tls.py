@@ -1,9 +1,10 @@
-"""TLS 1.3 inside QUIC: the certificate by SNI, tickets, client certificates, early data, and the limits of a handshake.
+"""TLS 1.3 inside QUIC: the certificate by SNI and by what the client can verify, tickets, client certificates, early data, and bounds.
 
 Knows aioquic's TLS context and what a TLS profile looks like. Knows no packets.
 """
 
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,9 +13,11 @@ from weakref import WeakKeyDictionary
 from aioquic import tls
 from aioquic._buffer import Buffer, BufferReadError, BufferWriteError
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from proxy.engine.quic.sessions import ClientRule, Profile, Session, Sessions
+from proxy.engine.quic.hello_retry import HelloRetry, group_to_ask
+from proxy.engine.quic.sessions import CertificateMaterial, ClientRule, Session, Sessions
 from proxy.engine.quic.tickets import AGE_SKEW, LIFETIME, TICKETS
 
 CIPHERS = [
@@ -23,6 +26,9 @@ CIPHERS = [
     tls.CipherSuite.CHACHA20_POLY1305_SHA256,
 ]
 """In the server's order: every processor that serves has AES instructions, and 128 bits are enough (RFC 9325, section 4.2)."""
+
+CHACHA_FIRST = [tls.CipherSuite.CHACHA20_POLY1305_SHA256, *CIPHERS[:2]]
+"""For clients that prefer it: their processors have none."""
 
 MAX_CHAIN = 8
 """Certificates in a client's chain."""
@@ -42,7 +48,6 @@ class Identity:
     certificate: x509.Certificate
     chain: list[x509.Certificate]
     key: Any
-    client_rule: ClientRule | None
 
 
 class Identities:
@@ -50,17 +55,17 @@ class Identities:
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
-        self._parsed: WeakKeyDictionary[Any, Identity] = WeakKeyDictionary()
+        self._parsed: WeakKeyDictionary[Any, list[Identity]] = WeakKeyDictionary()
 
-    def begin(self, sni: str | None, original_destination_cid: bytes) -> tuple[Session, Identity] | None:
-        """As ``Sessions.begin``, with the identity to show."""
+    def begin(self, sni: str | None, original_destination_cid: bytes) -> tuple[Session, list[Identity]] | None:
+        """As ``Sessions.begin``, with the identities of which one is to be shown, best first."""
         session = self._sessions.begin(sni, original_destination_cid)
         if session is None:
             return None
-        identity = self._parsed.get(session.profile)
-        if identity is None:
-            identity = self._parsed[session.profile] = _parse(session.profile)
-        return session, identity
+        identities = self._parsed.get(session.profile)
+        if identities is None:
+            identities = self._parsed[session.profile] = [_parse(certificate) for certificate in session.profile.certificates]
+        return session, identities
 
 
 class ServerContext(tls.Context):
@@ -72,12 +77,13 @@ class ServerContext(tls.Context):
     client_rule: ClientRule | None
     told_age: int
     fresh: bool
+    retry: HelloRetry | None
 
     def adopt(self, identities: Identities, original_destination_cid: bytes) -> None:
         """Initialise what this class adds (the instance was made as its base class)."""
         self.identities = identities
         self.original_destination_cid = original_destination_cid
-        self.session = self.client_rule = None
+        self.session = self.client_rule = self.retry = None
         self.told_age = 0
         self.fresh = False
 
@@ -97,18 +103,45 @@ class ServerContext(tls.Context):
         begun = self.identities.begin(name.lower().removesuffix(".") if name else None, self.original_destination_cid)
         if begun is None:
             raise _alert(_UNRECOGNIZED_NAME, "no site has this name")
-        session, identity = begun
+        session, identities = begun
         self.session = session
-        self.certificate = identity.certificate
-        self.certificate_chain = identity.chain
-        self.certificate_private_key = identity.key
-        self.client_rule = identity.client_rule
-        self._request_client_certificate = identity.client_rule is not None
+        self._show(identities, hello.signature_algorithms or ())
+        self.client_rule = session.profile.client_rule
+        self._request_client_certificate = self.client_rule is not None
+        if next((cipher for cipher in hello.cipher_suites if cipher in CIPHERS), None) == CHACHA_FIRST[0]:
+            self._cipher_suites = CHACHA_FIRST
+        if self.retry is not None:  # nothing is resumed: binders would be over another transcript than the library's
+            self.retry.check(hello, _negotiated(self._cipher_suites, hello))
+            self.get_session_ticket_cb = None
+            super()._server_handle_hello(self.retry.retold(input_buf), initial_buf, handshake_buf)
+            return
+        group = group_to_ask(hello, self._supported_groups)
+        if group is not None:
+            input_buf.seek(input_buf.capacity)
+            self.retry = HelloRetry(input_buf.data, group, _negotiated(self._cipher_suites, hello))
+            self.retry.write(hello, initial_buf)
+            return
         if session.tickets is not None:
             self.get_session_ticket_cb = self._resume
             offered = hello.pre_shared_key
             self.told_age = offered.identities[0][1] if offered is not None and offered.identities else 0
         super()._server_handle_hello(input_buf, initial_buf, handshake_buf)
+
+    def _show(self, identities: list[Identity], verifiable: Collection[int]) -> None:
+        """Take the first identity that can sign by an algorithm of the client's (RFC 8446, section 4.4.2.2)."""
+        for identity in (*identities, identities[0]):  # the library refuses the first when there is none
+            self.certificate = identity.certificate
+            self.certificate_chain = identity.chain
+            self.certificate_private_key = identity.key
+            if any(algorithm in verifiable for algorithm in self._signature_algorithms_for_private_key()):
+                return
+
+    def _signature_algorithms_for_private_key(self) -> list[tls.SignatureAlgorithm]:
+        """As the base class, which can sign with a key on P-521 and does not say so."""
+        key = self.certificate_private_key
+        if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP521R1):
+            return [tls.SignatureAlgorithm.ECDSA_SECP521R1_SHA512]
+        return super()._signature_algorithms_for_private_key()
 
     def _resume(self, ticket: bytes) -> tls.SessionTicket | None:
         """The session of a client's ticket, whose age and terms were judged; the library compares the cipher."""
@@ -162,15 +195,19 @@ class ServerContext(tls.Context):
         tls.verify_certificate(leaf, self._peer_certificate_chain, cadata=rule.ca_pem)
 
 
+def _negotiated(ciphers: list[tls.CipherSuite], hello: tls.ClientHello) -> tls.CipherSuite:
+    return tls.negotiate(ciphers, hello.cipher_suites, tls.AlertHandshakeFailure("No supported cipher suite"))
+
+
 def _alert(description: int, reason: str) -> tls.Alert:
     alert = tls.Alert(reason)
     alert.description = tls.AlertDescription(description)
     return alert
 
 
-def _parse(profile: Profile) -> Identity:
-    certificates = tls.load_pem_x509_certificates(profile.certificate.chain_pem)
-    return Identity(certificates[0], certificates[1:], tls.load_pem_private_key(profile.certificate.key_pem), profile.client_rule)
+def _parse(certificate: CertificateMaterial) -> Identity:
+    chain = tls.load_pem_x509_certificates(certificate.chain_pem)
+    return Identity(chain[0], chain[1:], tls.load_pem_private_key(certificate.key_pem))
 
 
 def _check_client_use(leaf: x509.Certificate) -> None:

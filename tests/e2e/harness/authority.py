@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
@@ -14,7 +14,7 @@ def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def _pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
@@ -54,9 +54,14 @@ class Authority:
         )
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, *hosts: str, file: str = "", days: float = 30, client: bool = False, folder: Path | None = None) -> tuple[Path, Path]:
-        """A certificate for *hosts* (names, wildcards or addresses), with *days* to go (negative: expired). Returns chain and key files."""
-        key = ec.generate_private_key(ec.SECP256R1())
+    def issue(  # each is a choice of its own
+        self, *hosts: str, file: str = "", days: float = 30, client: bool = False, folder: Path | None = None, rsa_key: bool = False
+    ) -> tuple[Path, Path]:
+        """A certificate for *hosts* (names, wildcards or addresses), with *days* to go (negative: expired). Returns chain and key files.
+
+        Its key is on P-256, or an RSA key.
+        """
+        key = rsa.generate_private_key(65537, 2048) if rsa_key else ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
         usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
         certificate = (

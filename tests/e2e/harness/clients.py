@@ -1,18 +1,26 @@
 """Clients by several makers, all of which resolve every name to 127.0.0.1 and trust the test authority only."""
 
+import base64
+import contextlib
+import os
 import re
+import signal
 import socket
 import ssl
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import curl_cffi
 import httpcore
 import httpx
 import niquests
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from curl_cffi import CurlHttpVersion, CurlOpt
 
 from harness.authority import Authority
@@ -137,16 +145,80 @@ def curl(authority: Authority, url: str, *options: str, data: bytes | None = Non
 # ngtcp2's own client, with GnuTLS: another TLS than all of the above, and it keeps its sessions
 
 
-def gtlsclient(folder: Path, url: str) -> bytes:
-    """Ask for *url*, of localhost, early where *folder* has a session ticket of an earlier call; the body. It trusts everybody."""
-    note("HTTP/3")
-    _, _, rest = url.partition("://")
-    host, _, path = rest.partition("/")
-    kept = [f"--session-file={folder / 'session'}", f"--tp-file={folder / 'parameters'}", f"--download={folder}"]
-    command = ["gtlsclient", "--quiet", "--exit-on-all-streams-close", "--sni=localhost", *kept, "127.0.0.1", host.rpartition(":")[2], url]
-    run = subprocess.run(command, capture_output=True, check=False, timeout=30)
-    assert run.returncode == 0, run.stderr.decode()
-    return (folder / path.rpartition("/")[2]).read_bytes()
+class Gtlsclient:
+    """Asks for *url*, of localhost, with *options*; early where *folder* has a session ticket of an earlier one. It trusts everybody.
+
+    *port* is that of the proxy, or of a relay before it.
+    """
+
+    def __init__(self, folder: Path, url: str, *options: str, port: int | None = None) -> None:
+        note("HTTP/3")
+        _, _, rest = url.partition("://")
+        host, _, path = rest.partition("/")
+        self.file = folder / path.rpartition("/")[2]
+        kept = [f"--session-file={folder / 'session'}", f"--tp-file={folder / 'parameters'}", f"--download={folder}"]
+        command = ["gtlsclient", "--quiet", "--exit-on-all-streams-close", "--sni=localhost", *kept, *options]
+        command += ["127.0.0.1", str(port or host.rpartition(":")[2]), url]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def body(self) -> bytes:
+        """The whole answer's."""
+        _, told = self._process.communicate(timeout=60)
+        assert self._process.returncode == 0, told.decode()
+        return self.file.read_bytes()
+
+
+def gtlsclient(folder: Path, url: str, *options: str) -> bytes:
+    """The body of *url*, of localhost, as ``Gtlsclient`` gets it."""
+    with Gtlsclient(folder, url, *options) as client:
+        return client.body()
+
+
+# A browser
+
+
+class Chromium:
+    """One visit to a page, as a browser without a window; it speaks HTTP/3 to the page's origin from the start.
+
+    It speaks QUIC to whom a public authority knows, or whose key is named; the key is asked for over TCP.
+    """
+
+    def __init__(self, authority: Authority, folder: Path, url: str, port: int) -> None:
+        note("HTTP/3")
+        host, _, its_port = url.split("/")[2].rpartition(":")
+        with (
+            socket.create_connection(("127.0.0.1", int(its_port))) as plain,
+            trusting(authority).wrap_socket(plain, server_hostname=host) as secured,
+        ):
+            key = x509.load_der_x509_certificate(secured.getpeercert(binary_form=True) or b"").public_key()
+        info = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        named = base64.b64encode(sha256(info).digest()).decode()
+        command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--dump-dom"]
+        command += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={folder / 'browser'}"]
+        command += [f"--host-resolver-rules=MAP {host}:{its_port} 127.0.0.1:{port}, MAP * ~NOTFOUND", "--no-proxy-server"]
+        command += [f"--origin-to-force-quic-on={host}:{its_port}", f"--ignore-certificate-errors-spki-list={named}", url]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate()
+
+    def page(self) -> str:
+        """The document once it is loaded, with what its scripts made of it."""
+        document, told = self._process.communicate(timeout=90)
+        assert self._process.returncode == 0, told.decode()
+        return document.decode()
 
 
 # openssl s_client

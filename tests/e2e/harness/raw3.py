@@ -2,8 +2,9 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+import struct
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from harness.authority import Authority
 from harness.spoken import note
 
 LIMIT = 10.0  # seconds that anything waits
+UDP_SEGMENT = 103  # of linux/udp.h
 DATA, HEADERS, CANCEL_PUSH, SETTINGS, PUSH_PROMISE, GOAWAY, MAX_PUSH_ID = 0x0, 0x1, 0x3, 0x4, 0x5, 0x7, 0xD
 
 
@@ -84,6 +86,7 @@ class Raw3(QuicConnectionProtocol):
         self.terminated: events.ConnectionTerminated | None = None
         self.changed = asyncio.Event()
         self._decoder = pylsqpack.Decoder(0, 0)
+        self._held: list[bytes] | None = None
 
     @property
     def quic(self) -> QuicConnection:
@@ -168,6 +171,40 @@ class Raw3(QuicConnectionProtocol):
                 self._transport.sendto(datagram, quic._network_paths[0].addr)
             quic._packet_number = builder.packet_number
 
+    def packet(self, payload: bytes, *, first: int = 0) -> None:
+        """Send a packet of these frames, whatever they are; *first*: more bits of its first octet."""
+        quic = self._quic
+        crypto = quic._cryptos[tls.Epoch.ONE_RTT]
+        first |= 0x43 | crypto.send.key_phase << 2
+        self._seal(bytes((first,)) + quic._peer_cid.cid, payload, crypto)
+
+    def initial(self, payload: bytes, *, first: int = 0) -> None:
+        """The same for an Initial packet, padded."""
+        quic = self._quic
+        ids = b"".join(bytes((len(cid),)) + cid for cid in (quic._peer_cid.cid, quic.host_cid))
+        payload += bytes(1172 - len(payload) - len(ids))
+        header = bytes((0xC3 | first,)) + quic._version.to_bytes(4, "big") + ids + b"\0" + varint(len(payload) + 4 + 16)
+        self._seal(header, payload, quic._cryptos[tls.Epoch.INITIAL])
+
+    def _seal(self, header: bytes, payload: bytes, crypto: Any) -> None:
+        number = self._quic._packet_number
+        self._quic._packet_number += 1
+        data = crypto.encrypt_packet(header + number.to_bytes(4, "big"), payload, number)
+        if self._held is None:
+            self._transport.sendto(data, self._quic._network_paths[0].addr)
+        else:
+            self._held.append(data)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """The packets that are made meanwhile, all of one size, reach the server at once: one system call sends them (UDP_SEGMENT)."""
+        self._held = []
+        yield
+        held, self._held = self._held, None
+        control = [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", len(held[0])))]
+        through = self._transport.get_extra_info("socket")._sock
+        through.sendmsg([b"".join(held)], control, 0, self._quic._network_paths[0].addr)
+
     async def until(self, condition: Any, what: str) -> None:
         """Wait for *condition* over what came."""
 
@@ -199,9 +236,19 @@ class Raw3(QuicConnectionProtocol):
 
 @asynccontextmanager
 async def raw3(
-    authority: Authority, port: int, *, control: bool = True, sni: str = "a.example.com", alpn: Sequence[str] = H3_ALPN
+    authority: Authority,
+    port: int,
+    *,
+    control: bool = True,
+    sni: str = "a.example.com",
+    alpn: Sequence[str] = H3_ALPN,
+    hello: Callable[[QuicConnection], object] | None = None,
+    silent: bool = False,
 ) -> AsyncIterator[Raw3]:
-    """A connection to the proxy, with a control stream unless *control* is false."""
+    """A connection to the proxy, with a control stream unless *control* is false.
+
+    *hello* is done to it before it begins, and *silent* keeps the client's first datagram back; then nobody waits for the handshake.
+    """
     note("HTTP/3")
     configuration = QuicConfiguration(is_client=True, alpn_protocols=list(alpn), server_name=sni)
     configuration.load_verify_locations(cafile=str(authority.file))
@@ -209,10 +256,14 @@ async def raw3(
     quic = QuicConnection(configuration=configuration)
     transport, client = await asyncio.get_running_loop().create_datagram_endpoint(lambda: Raw3(quic), local_addr=("127.0.0.1", 0))
     try:
-        client.connect(address)
-        await asyncio.wait_for(client.wait_connected(), LIMIT)
-        if control:
-            client.control()
+        if hello is not None or silent:
+            (hello or id)(quic)
+            client.connect(address, transmit=not silent)
+        else:
+            client.connect(address)
+            await asyncio.wait_for(client.wait_connected(), LIMIT)
+            if control:
+                client.control()
         yield client
     finally:  # without the wait for the end of the draining period that aioquic's own connect() has
         client.close()

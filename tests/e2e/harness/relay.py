@@ -9,12 +9,17 @@ import selectors
 import socket
 import threading
 import time
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
 HELD = 0.02
 """Seconds that a datagram which is to be overtaken waits at most for others to do so."""
+
+TICK = 0.002
+"""Seconds between looks at what is under way."""
 
 BUFFER = 4 * 1024 * 1024
 """Of each socket, so that what is lost is lost by the seed."""
@@ -28,6 +33,10 @@ class Path:
     reorder: float = 0.0
     overtaken_by: int = 3
     """Datagrams that pass one which is reordered."""
+    size: int = 65536
+    """Bytes of the largest datagram that passes."""
+    delay: float = 0.0
+    """Seconds on the way."""
 
 
 class _Way:
@@ -36,12 +45,20 @@ class _Way:
     def __init__(self, path: Path, chances: random.Random) -> None:
         self._path, self._chances = path, chances
         self._held: list[tuple[int, bytes]] = []  # how many more may overtake it
-        self.lost = self.swapped = self.passed = 0
+        self._under_way: deque[tuple[float, bytes]] = deque()
+        self.size = path.size
+        self.lost = self.swapped = self.passed = self.bytes = self.largest = 0
 
     def pass_on(self, data: bytes, send: socket.socket, to: tuple[str, int] | None) -> None:
+        if len(data) > self.size:
+            self.lost += 1
+            return
         chance = self._chances.random()
         if chance < self._path.loss:
             self.lost += 1
+            return
+        if self._path.delay:
+            self._under_way.append((time.monotonic() + self._path.delay, data))
             return
         if chance < self._path.loss + self._path.reorder:
             self.swapped += 1
@@ -52,6 +69,11 @@ class _Way:
         while self._held and self._held[0][0] <= 0:
             self._send(self._held.pop(0)[1], send, to)
 
+    def arrive(self, now: float, send: socket.socket, to: tuple[str, int] | None) -> None:
+        """What has been on its way long enough."""
+        while self._under_way and self._under_way[0][0] <= now:
+            self._send(self._under_way.popleft()[1], send, to)
+
     def release(self, send: socket.socket, to: tuple[str, int] | None) -> None:
         """Nobody came to overtake."""
         while self._held:
@@ -59,6 +81,8 @@ class _Way:
 
     def _send(self, data: bytes, send: socket.socket, to: tuple[str, int] | None) -> None:
         self.passed += 1
+        self.bytes += len(data)
+        self.largest = max(self.largest, len(data))
         try:
             send.send(data) if to is None else send.sendto(data, to)
         except OSError:
@@ -94,6 +118,8 @@ class Relay:
         self._commands: list[str] = []
         self._done = threading.Event()
         self._deaf_until = 0.0
+        self.look: Callable[[bytes, tuple[str, int], bool], object] = lambda _data, _outside, _to_proxy: None
+        """Sees each datagram before anything becomes of it, with the address that the proxy has or knows it by; on the relay's thread."""
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
@@ -118,6 +144,15 @@ class Relay:
     def passed(self) -> int:
         return sum(mapping.to_proxy.passed + mapping.to_client.passed for mapping in list(self._mappings.values()))
 
+    @property
+    def bytes_to_clients(self) -> int:
+        return sum(mapping.to_client.bytes for mapping in list(self._mappings.values()))
+
+    @property
+    def largest_to_clients(self) -> int:
+        """Bytes of the largest datagram that passed."""
+        return max((mapping.to_client.largest for mapping in list(self._mappings.values())), default=0)
+
     def rebind(self, host: str | None = None) -> None:
         """From now on every client has another port towards the proxy, and the address *host*; what comes to the old one is lost."""
         self._host = host or self._host
@@ -125,9 +160,19 @@ class Relay:
         self._tell("rebind")
         assert self._done.wait(10)
 
+    def move_new(self, host: str) -> None:
+        """Clients that come from now on, and ports that they change to, have the address *host* towards the proxy; others stay."""
+        self._host = host
+
     def fall_deaf(self, seconds: float) -> None:
         """Lose everything for so long, whichever way it goes: a tunnel."""
         self._deaf_until = time.monotonic() + seconds
+
+    def shrink(self, size: int) -> None:
+        """From now on larger datagrams are lost, both ways and without a word."""
+        self._path = replace(self._path, size=size)
+        for mapping in list(self._mappings.values()):
+            mapping.to_proxy.size = mapping.to_client.size = size
 
     def _tell(self, command: str) -> None:
         self._commands.append(command)
@@ -136,8 +181,10 @@ class Relay:
     def _run(self) -> None:
         try:
             while True:
-                ready = self._selector.select(HELD)
-                if not ready:
+                ready = self._selector.select(TICK if self._path.delay else HELD)
+                if self._path.delay:
+                    self._arrive()
+                elif not ready:
                     self._release()
                 for key, _ in ready:
                     if key.fileobj is self._woken:
@@ -163,6 +210,7 @@ class Relay:
             ways = _Way(self._path, self._chances), _Way(self._path, self._chances)
             mapping = self._mappings[address] = _Mapping(address, self._open(), *ways)
             self._selector.register(mapping.outside, selectors.EVENT_READ, mapping)
+        self.look(data, mapping.outside.getsockname(), True)
         if not self._lost_in_tunnel(mapping.to_proxy):
             mapping.to_proxy.pass_on(data, mapping.outside, None)
 
@@ -171,6 +219,7 @@ class Relay:
             data = mapping.outside.recv(65536)
         except OSError:
             return  # an ICMP error of an earlier send
+        self.look(data, mapping.outside.getsockname(), False)
         if not self._lost_in_tunnel(mapping.to_client):
             mapping.to_client.pass_on(data, self._inside, mapping.client)
 
@@ -179,6 +228,12 @@ class Relay:
             return False
         way.lost += 1
         return True
+
+    def _arrive(self) -> None:
+        now = time.monotonic()
+        for mapping in self._mappings.values():
+            mapping.to_proxy.arrive(now, mapping.outside, None)
+            mapping.to_client.arrive(now, self._inside, mapping.client)
 
     def _release(self) -> None:
         for mapping in self._mappings.values():

@@ -366,6 +366,25 @@ def test_what_is_outside_of_the_snapshot_needs_a_restart(folder):
     assert outside(old, old) == []
 
 
+@pytest.mark.parametrize(
+    ("new", "told"),
+    [
+        ("{server_id: 'aa', config: 1}", ["quic.connection_ids changed"]),
+        ("{server_id: 'aa', config: 0}", []),
+        (
+            "{server_id: 'bb', config: 0}",
+            ["quic.connection_ids changed, but their configuration ID is 0 as before: no balancer can tell old ones from new ones"],
+        ),
+        (None, ["quic.connection_ids changed"]),
+    ],
+)
+def test_connection_ids_change_without_a_restart(folder, new, told):
+    folder.write(SITE + "server: {quic: {connection_ids: {server_id: 'aa'}}}\n")
+    old = folder.load()
+    folder.write(SITE + (f"server: {{quic: {{connection_ids: {new}}}}}\n" if new else ""))
+    assert outside(old, folder.load()) == told
+
+
 CHANGES = {
     "nothing": (lambda text: text, []),
     "limits": (

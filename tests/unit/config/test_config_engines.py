@@ -54,3 +54,23 @@ def test_a_feature_of_an_engine_that_is_installed_and_not_in_use(folder, monkeyp
 def test_what_every_engine_has(folder, portable_only, control):
     folder.write(SITE + f"server: {{quic: {{congestion_control: {control}}}}}")
     assert folder.load().server.quic.congestion_control == control
+
+
+@pytest.mark.parametrize(
+    ("quic", "column", "lacks"),
+    [
+        ("max_datagram_size: 1201", 1, "path MTU discovery, to send more than 1200 bytes"),
+        ("certificate_compression: [zlib]", 2, "certificate compression by zlib"),
+    ],
+)
+def test_what_quic_is_asked_for_and_aioquic_lacks(folder, portable_only, quic, column, lacks):
+    text = f"server: {{quic: {{{quic}}}}}"
+    column += text.index(": ", text.index(quic)) + 2
+    (problem,) = folder.problems(SITE + text)
+    assert problem.startswith(f"one.yaml:6:{column}: the QUIC engine in use here, aioquic, has no {lacks}; native has it, and is not")
+
+
+def test_quic_without_what_aioquic_lacks(folder, portable_only):
+    folder.write(SITE + "server: {quic: {max_datagram_size: 1200, certificate_compression: []}}")
+    quic = folder.load().server.quic
+    assert (quic.max_datagram_size, quic.certificate_compression) == (1200, [])

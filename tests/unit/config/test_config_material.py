@@ -183,7 +183,7 @@ def test_a_site_may_live_on_the_certificate_of_the_server(folder, make_pair):
     sites = "site:\n  hosts: [{}]\n  routes: [{{respond: {{}}}}]\nserver:\n  tls: {{certificate: a.pem, key: a.key}}\n"
     folder.write(sites.format("a.example.com"), "one.yaml")
     configuration = folder.load()
-    assert configuration.materials[0].certificate is configuration.default_certificate
+    assert configuration.materials[0].certificates == (configuration.default_certificate,)
     assert [(files.domain, files.certificate, files.key) for files in configuration.certificate_files] == [
         ("default", certificate, key),
         ("a.example.com", certificate, key),

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,13 @@ class Edge:
         self.calls = 0
         self.published = asyncio.Event()
 
-    def publish(self, found: Mapping[str, Certificate]) -> list[str]:
+    def publish(self, found: Mapping[str, Collection[Certificate]]) -> list[str]:
         self.calls += 1
-        if any(certificate.source in self.refused for certificate in found.values()):
+        if any(certificate.source in self.refused for certificates in found.values() for certificate in certificates):
             raise ContextError("ee key too small")
-        changed = [domain for domain, each in found.items() if each.chain_pem != self.present[domain].chain_pem]
-        self.present.update(found)
+        last = {domain: certificates[-1] for domain, certificates in found.items()}
+        changed = [domain for domain, each in last.items() if each.chain_pem != self.present[domain].chain_pem]
+        self.present.update(last)
         if changed:
             self.published.set()
         return changed
@@ -403,7 +404,7 @@ def test_only_the_profiles_with_a_new_certificate_are_replaced():
     before = snapshot({A: profiles[A], "b.example.com": profiles["b.example.com"]}, {A: profiles[f"*.{A}"]}, default)
     renewed = made(A, f"*.{A}")
     after, changed = with_certificates(
-        before, {A: renewed, f"*.{A}": renewed, "b.example.com": profiles["b.example.com"].certificate, "gone.example.com": renewed}
+        before, {A: [renewed], f"*.{A}": [renewed], "b.example.com": [profiles["b.example.com"].certificate], "gone.example.com": [renewed]}
     )
     assert changed == [A, f"*.{A}"]
     assert after.sni.select("b.example.com") is profiles["b.example.com"]
@@ -417,8 +418,23 @@ def test_only_the_profiles_with_a_new_certificate_are_replaced():
     assert contexts.get(after.sni.exact["b.example.com"], frozenset({"h2"})) is kept
 
 
+def test_of_several_certificates_the_one_from_the_same_files_is_replaced_and_their_order_kept():
+    ecdsa, rsa = replace(made(A), source="ecdsa"), replace(made(A), source="rsa", kind="RSA")
+    before = snapshot({A: TlsProfile(ecdsa, None, A).showing([rsa, ecdsa])}, {}, TlsProfile(made("x"), None, "default", is_default=True))
+    assert before.sni.exact[A].certificates == (ecdsa, rsa)
+    renewed = replace(made(A), source="rsa", kind="RSA")
+    after, changed = with_certificates(before, {A: [renewed]})
+    assert (after.sni.exact[A].certificates, changed) == ((ecdsa, renewed), [A])
+    both = [replace(made(A), source="rsa", kind="RSA"), replace(made(A), source="ecdsa")]
+    after, _ = with_certificates(after, {A: both})
+    assert after.sni.exact[A].certificates == (both[1], both[0])
+    same_kind, _ = with_certificates(after, {A: [replace(made(A), source="rsa")]})
+    with pytest.raises(ContextError, match="an alternative has the same kind of key, ECDSA"):
+        TlsContexts().build(same_kind)
+
+
 def test_the_same_certificates_leave_the_same_snapshot():
     default = TlsProfile(made("x"), None, "default", is_default=True)
     before = snapshot({}, {}, default)
-    assert with_certificates(before, {"default": default.certificate}) == (before, [])
+    assert with_certificates(before, {"default": [default.certificate]}) == (before, [])
     assert with_certificates(before, {})[0] is before

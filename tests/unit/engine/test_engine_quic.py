@@ -5,7 +5,7 @@ import gc
 import pytest
 from aioquic.quic import connection as connection_module
 from aioquic.quic.packet import QuicErrorCode
-from aioquic.tls import Epoch
+from aioquic.tls import AlertDescription, Epoch
 
 from proxy.engine.events import ConnectionClosed, ConnectionReady, RequestHead
 from proxy.engine.quic.ids import Minter
@@ -146,6 +146,23 @@ def test_a_peer_that_takes_only_small_datagrams_gets_small_ones(monkeypatch: pyt
     assert world.endpoint._by_handle[1].transport._max_datagram_size == 1250
 
 
+def test_keys_are_renewed_before_they_are_worn(monkeypatch) -> None:
+    """RFC 9001, section 6.6. With them every 200 packets, a download has the right bytes, and the client has followed several times."""
+    monkeypatch.setattr("proxy.engine.quic.strict.KEY_PACKETS", 200)
+    world = World()
+    body = bytes(range(256)) * 8000
+    world.serve = lambda handle, event: isinstance(event, RequestHead) and world.endpoint.respond(handle, event.stream, 200, [], body)
+    client = Client()
+    followed: list[str] = []
+    client.quic._log_key_updated = lambda kind, trigger: followed.append(f"{kind} {trigger}")
+    world.connect(client)
+    client.on_ready = client.request
+    assert world.run(lambda: bool(client.answers) and client.answers[0].ended)
+    assert bytes(client.answers[0].body) == body
+    assert followed.count("server_1rtt_secret remote_update") >= 4
+    assert client.closed is None
+
+
 def test_an_idle_connection_keeps_nothing_of_its_handshake() -> None:
     world = World()
     client = world.connect()
@@ -156,4 +173,4 @@ def test_an_idle_connection_keeps_nothing_of_its_handshake() -> None:
     assert [bytes(stream.sender._buffer) for stream in transport._crypto_streams.values()] == [b"", b"", b""]
     client.quic._crypto_streams[Epoch.ONE_RTT].sender.write(b"x")  # a client's word by CRYPTO is none for TLS any more
     assert world.run(lambda: transport.close_event is not None)
-    assert transport.close_event.error_code == QuicErrorCode.CRYPTO_BUFFER_EXCEEDED
+    assert transport.close_event.error_code == QuicErrorCode.CRYPTO_ERROR + AlertDescription.unexpected_message

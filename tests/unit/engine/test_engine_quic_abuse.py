@@ -153,7 +153,17 @@ def test_streams_over_the_limit_can_t_be_opened() -> None:
 def test_handshake_data_after_the_handshake_is_refused() -> None:
     attacker = Attacker()
     attacker.frames(v(0x06, 0, 4) + b"\x18\0\0\1")
-    assert closed(attacker) == ["crypto_buffer_exceeded"]
+    assert closed(attacker) == ["tls_alert"]
+
+
+def test_acknowledgements_cost_by_their_ranges() -> None:
+    """Each is a list that the library makes and walks."""
+    attacker = Attacker()
+    attacker.transport._packet_number = 3000  # as if so many had been sent
+    ack = v(0x02, 2000, 0, 500, 0) + v(0, 0) * 500
+    attacker.many(ack, CONTROL_BURST)
+    assert closed(attacker) == [EXCESSIVE]
+    assert attacker.sent < CONTROL_BURST // 5 * len(ack)
 
 
 def test_unknown_frames_and_empty_packets_are_protocol_errors() -> None:

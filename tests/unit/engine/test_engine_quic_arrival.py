@@ -198,8 +198,9 @@ def test_an_address_that_is_proven_is_sent_the_whole_flight_at_once(engine) -> N
 
 def long_chain(profile):
     """The same profile with its certificate a dozen times."""
-    certificate = SimpleNamespace(chain_pem=profile.certificate.chain_pem * 12, key_pem=profile.certificate.key_pem)
-    return type(profile)(certificate=certificate, client_rule=None)
+    [once] = profile.certificates
+    certificate = SimpleNamespace(chain_pem=once.chain_pem * 12, key_pem=once.key_pem)
+    return type(profile)(certificates=(certificate,), client_rule=None)
 
 
 # Bounds

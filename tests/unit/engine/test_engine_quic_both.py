@@ -29,7 +29,7 @@ from proxy.engine.quic.settings import CONGESTION_CONTROLS, QuicSettings
 from proxy.engine.seam import HIGH_WATER, Datagram, Endpoint, EngineLimits
 from proxy.errors import Reset
 from tests.sim import engines
-from tests.sim.hostile import Attacker, stream_frame, v
+from tests.sim.hostile import Attacker, stream_frame, v, write_packet
 from tests.sim.material import material, profile
 from tests.sim.packets import JUNK, crypto, initial
 from tests.sim.simulator import SERVER, Client, Link, World
@@ -240,6 +240,21 @@ def test_a_client_hello_without_end_is_cut(engine, how: str) -> None:
 
 
 # TLS
+
+
+@pytest.mark.parametrize("first", [0xD0, 0xE0, 0xC0], ids=["0-RTT", "Handshake", "Initial"])
+def test_packets_without_a_key_cost_those_behind_them_nothing(engine, first: int) -> None:
+    """RFC 9000, section 12.2: as in the farewell of a client that does not know yet whether its handshake is confirmed."""
+    attacker = Attacker(engine=engine)
+    quic = attacker.client.quic
+    cids = b"".join(bytes((len(cid),)) + cid for cid in (quic._peer_cid.cid, quic.host_cid))
+    keyless = bytes((first,)) + v(1).rjust(4, b"\0") + cids + (b"\0" if first == 0xC0 else b"") + v(1200) + bytes(1200)
+    (farewell,) = write_packet(quic, v(0x1D, 0x100, 0))
+    world = attacker.world
+    world._events(world.endpoint.receive([Datagram(keyless + farewell, attacker.client.address, SERVER)], world.now))
+    world.clients.clear()
+    assert world.run(lambda: closed(world) == [""], seconds=3)
+    assert world.run(lambda: world.endpoint.connections == 0, seconds=3)
 
 
 def test_the_certificate_is_chosen_by_sni(engine) -> None:

@@ -79,6 +79,25 @@ def test_a_client_that_moves_often_always_has_connection_ids_left(engine) -> Non
     assert closed(world) == []
 
 
+@pytest.mark.parametrize("limit", [2, 3, 8])
+def test_a_client_has_as_many_connection_ids_as_it_may_have_and_another_for_each_that_it_retires(engine, limit) -> None:
+    world = World(Link(latency=0.002), engine=engine)
+    client = Client()
+    client.quic._local_active_connection_id_limit = limit
+    world.connect(client)
+    wanted = min(limit, engine.connection_ids)
+    assert world.run(lambda: len(client.quic._peer_cid_available) == wanted - 1, seconds=5)
+    used = set()
+    for _ in range(10):
+        used.add(client.quic._peer_cid.cid)
+        client.quic.change_connection_id()
+        assert world.run(lambda: len(client.quic._peer_cid_available) == wanted - 1, seconds=5)
+    world.run(seconds=0.1)
+    assert len(client.quic._peer_cid_available) == wanted - 1
+    assert len(used) == 10
+    assert closed(world) == []
+
+
 @pytest.mark.parametrize("address", [NAT, ELSEWHERE], ids=["port", "address"])
 def test_who_seems_to_have_moved_is_sent_little_before_it_answers(engine, address) -> None:
     """An address that may be forged: three times what came from there, and back to the old one (RFC 9000, sections 8.2 and 9.3.2)."""

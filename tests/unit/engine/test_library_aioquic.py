@@ -23,6 +23,9 @@ OVERRIDDEN_OR_REPLACED = {
     "connection.QuicConnection._write_crypto_frame": "166359da837f",
     "connection.QuicConnection._parse_transport_parameters": "a4544c1ddfe0",
     "connection.QuicConnection._replenish_connection_ids": "c5fe81d93f53",
+    "connection.QuicConnection._write_new_connection_id_frame": "eb4560a5c2a3",
+    "connection.QuicConnection._on_new_connection_id_delivery": "c005ef0490aa",
+    "connection.QuicConnection._handle_retire_connection_id_frame": "6111eb5235e8",
     "connection.QuicConnection._get_or_create_stream": "b14ac93c1d42",
     "connection.QuicConnection._get_or_create_stream_for_send": "c4bd5bf1a3cc",
     "connection.QuicConnection._stream_is_discarded": "8bce7dbdd94f",
@@ -68,7 +71,7 @@ ATTRIBUTES = {
         _streams_queue host_cid""",
     "receiver": "_buffer _final_size _ranges highest_offset is_finished stop_pending",
     "sender": "_buffer _buffer_fin _buffer_stop _pending _pending_eof _reset_error_code buffer_is_empty highest_offset reset_pending",
-    "recovery": "_logger _pacer bytes_in_flight congestion_window",
+    "recovery": "_logger _pacer _rtt_smoothed bytes_in_flight congestion_window",
 }
 """Private and other attributes that are touched."""
 

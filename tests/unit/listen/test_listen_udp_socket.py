@@ -1,12 +1,13 @@
 """The UDP socket: addresses both ways, many datagrams with one call, and what happens when the kernel says no."""
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxy.engine.seam import Transmit
-from proxy.listen.udp_socket import MAX_SEGMENTS, UdpSocket, bind_udp
+from proxy.listen.udp_socket import MAX_SEGMENTS, Buffers, UdpSocket, bind_udp
 
 
 class Pair:
@@ -129,3 +130,30 @@ def test_a_peer_that_can_t_be_reached_costs_its_own_datagrams_only(one: Pair) ->
     one.ours.queue([Transmit(b"x", one.peer, one.to)] * 2)
     assert one.ours.send()
     assert (one.ours.sent, one.ours.failed, len(one.ours)) == (0, 2, 0)
+
+
+def test_a_buffer_that_the_kernel_makes_smaller_is_told_with_what_would_let_it_be() -> None:
+    largest = int(Path("/proc/sys/net/core/rmem_max").read_text(encoding="ascii"))
+    buffers = Buffers(receive=2 * largest, send=64 * 1024)
+    sock = bind_udp(("127.0.0.1", 0), buffers)
+    try:
+        assert buffers.missed(sock) == [
+            f"the UDP receive buffer has {largest} of {2 * largest} bytes: sysctl -w net.core.rmem_max={2 * largest} would allow it"
+        ]
+        assert Buffers(64 * 1024, 64 * 1024).missed(sock) == []
+    finally:
+        sock.close()
+
+
+def test_what_the_kernel_drops_of_a_full_socket_is_told() -> None:
+    sock = bind_udp(("127.0.0.1", 0), Buffers(receive=64 * 1024))
+    ours = UdpSocket(sock, sock.getsockname())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        for _ in range(1000):
+            client.sendto(bytes(1200), sock.getsockname())
+    read = 0
+    while batch := ours.receive(64):
+        read += len(batch)
+    assert 0 < read < 1000
+    assert ours.kernel_drops() == 1000 - read
+    ours.close()

@@ -8,6 +8,7 @@ import struct
 import pytest
 
 from proxy.engine.seam import HIGH_WATER
+from proxy.upstream.h1 import READ_BYTES
 from tests.unit.upstream.rig import Rig, Taker, answer, polite, read_head, rig, serve, until
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
@@ -204,6 +205,47 @@ async def test_a_client_that_takes_nothing_stops_the_backend_and_not_the_memory(
         await until(lambda: taker.over, 20)
         assert len(taker.body) == 50_000_000
         assert made.idle == [connection]
+
+
+async def test_who_is_held_reads_nothing_more_before_all_is_credited() -> None:
+    size = 20 * READ_BYTES
+
+    async def script(reader: Reader, writer: Writer) -> None:
+        for _ in range(2):
+            await read_head(reader)
+            writer.write(answer(bytes(size)))
+        await reader.read()
+
+    class Held(Taker):
+        def on_response_body(self, data: bytes, now: float) -> None:
+            super().on_response_body(data, now)
+            assert self.connection is not None
+            self.connection.hold()
+
+    async with rig(script) as (made, _):
+        taker = Held()
+        taker.credits = False
+        await made.connect(taker)
+        made.ask(taker)
+        connection = taker.connection
+        assert connection is not None
+        reads = 0
+        while not taker.over:
+            got = len(taker.body)
+            await until(lambda: len(taker.body) > got or taker.over)  # noqa: B023  # waited for within the turn
+            held = len(taker.body)
+            if taker.over:
+                break
+            await asyncio.sleep(0.05)
+            assert len(taker.body) == held
+            assert held - got <= 4 * READ_BYTES  # which is what asyncio's own loop reads at once
+            connection.credit(held - got)
+            reads += 1
+        assert reads >= 2
+        assert len(taker.body) == size
+        connection.hold()  # nothing to hold
+        assert made.idle == [connection]
+        assert len((await made.get()).body) == size
 
 
 async def test_the_next_exchange_finds_a_connection_that_is_read_although_the_last_one_took_nothing() -> None:
