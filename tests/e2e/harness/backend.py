@@ -35,6 +35,7 @@ from proxy.demo.backend import answer
 
 HIGH = 1024 * 1024  # bytes of request body that wait for their handler, before reading pauses
 LIMIT = 60.0  # seconds that anything waits for a command
+HELD = 256 * 1024  # bytes that the kernel keeps for a connection that does not read: left alone, new ones take up to 32 MiB
 
 
 class Request:
@@ -340,6 +341,7 @@ async def gone(connection: Connection, request: Request, argument: str) -> None:
 async def hold(connection: Connection, request: Request, argument: str) -> None:
     channel = connection.world.channel(argument)
     connection.transport.pause_reading()
+    connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, HELD)
     connection.held = True
     await asyncio.wait_for(channel.pieces.get(), LIMIT)
     connection.held = False
