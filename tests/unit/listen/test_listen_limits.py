@@ -119,4 +119,4 @@ def test_the_table_is_empty_when_all_are_gone():
     for address in addresses * 2:
         accept.release(address)
     assert accept.connections == 0
-    assert accept._clients == {}
+    assert accept._counts._clients == {}
