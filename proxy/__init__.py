@@ -10,7 +10,8 @@ The life of a request, and where to read it:
 4. ``upstream/`` carries the request to the backend and brings the answer back; ``pipe.py`` moves the body bytes.
 5. ``control/`` watches from the side: probes, certificates, metrics, logs, the admin API.
 
-Everything a request sees of the configuration is one frozen ``snapshot.Snapshot``; ``config/`` makes it, ``app.py`` wires the parts.
+Everything a request sees of the configuration is one frozen ``snapshot.Snapshot``; ``config/`` makes it. ``process/worker.py`` wires the
+parts of the path, ``process/controller.py`` those beside it, and ``app.py`` joins both.
 """
 
 __version__ = "0.1.0"

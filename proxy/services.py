@@ -1,6 +1,6 @@
 """What one worker's exchanges share: the current snapshot, connections to backends, deadlines, counters, logs.
 
-``app.py`` makes it. The only thing in it that changes is ``snapshot``: a reload swaps the reference.
+``process/worker.py`` makes it. The only thing in it that changes is ``snapshot``: a reload swaps the reference.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """The frozen world that a request sees: listeners, certificates, sites, routes, policies, pools.
 
-``config/compile.py`` makes a Snapshot; ``app.py`` publishes it by swapping one reference. An exchange keeps the one it began with.
+``config/compile.py`` makes a Snapshot; a worker publishes it by swapping one reference. An exchange keeps the one it began with.
 Nothing here changes after it was made, but for what is state by nature: counters and the balancer's pools, which outlive a reload.
 """
 

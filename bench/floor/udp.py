@@ -7,8 +7,9 @@ from bench.floor.requests import Requests
 from bench.floor.upstream import Pool
 from proxy.engine.events import ConnectionClosed, ConnectionReady, Event
 from proxy.engine.seam import Endpoint, Handle
+from proxy.listen.bind import bind_udp
 from proxy.listen.datagrams import Fast, Portable, is_fast
-from proxy.listen.udp_socket import UdpSocket, bind_udp
+from proxy.listen.udp_socket import UdpSocket
 from proxy.message import Headers
 from proxy.observe import NullLog
 

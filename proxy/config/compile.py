@@ -19,7 +19,7 @@ from proxy.policy.forwarded import Forwarding
 from proxy.snapshot import Host, Limits, Listener, Pool, ServerTimeouts, Snapshot
 from proxy.sni import Certificate, SniTable, TlsProfile, in_order
 
-__all__ = ["compile_snapshot", "diff", "with_port"]
+__all__ = ["adopt", "compile_snapshot", "diff", "with_port"]
 
 ALT_SVC_SECONDS = 86400
 """How long a client may remember that there is HTTP/3 (RFC 7838, section 3.1)."""
@@ -36,12 +36,13 @@ def compile_snapshot(  # noqa: PLR0913  # each is one impure thing that this pur
     make_request_id: Callable[[], bytes],
     default_certificate: Certificate,
     previous: Snapshot | None = None,
-    now: float = 0.0,
+    now: float | None = 0.0,
 ) -> Snapshot:
     """The snapshot. *default_certificate* serves where ``server.tls`` has none.
 
     *previous* hands on what outlives a reload: the backends' state (*now*, monotonic, is when), contexts towards backends that are the
-    same, and the TLS profiles that listeners know by identity.
+    same, and the TLS profiles that listeners know by identity. *now* None leaves the backends' state to a call of ``adopt``, for
+    snapshots that may never be used.
     """
     server = configuration.server
     trusted = Networks(server.trusted_proxies)
@@ -88,8 +89,8 @@ def compile_snapshot(  # noqa: PLR0913  # each is one impure thing that this pur
         wildcard_hosts=wildcard,
         pools=pools,
     )
-    if previous is not None:
-        _adopt(snapshot, previous, now)
+    if previous is not None and now is not None:
+        adopt(snapshot, previous, now)
     return snapshot
 
 
@@ -135,8 +136,8 @@ def _all_pools(configuration: Configuration) -> list[tuple[str, model_pool.Pool]
     return [*configuration.pools.items(), *own]
 
 
-def _adopt(new: Snapshot, old: Snapshot, now: float) -> None:
-    """The last step, since it changes what the old snapshot shares: nothing can fail after it."""
+def adopt(new: Snapshot, old: Snapshot, now: float) -> None:
+    """Take over the backends' state. The last step, since it changes what the old snapshot shares: nothing can fail after it."""
     for name, pool in new.pools.items():
         before: Pool | None = old.pools.get(name)
         if before is not None:

@@ -4,13 +4,13 @@ Knows files and the ``cryptography`` library; nothing of YAML. ``MaterialError``
 can point at the key that named it.
 """
 
-import hashlib
 import ipaddress
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from proxy.config.source import read_bytes
+from proxy.listen.material import secret_file
 from proxy.snapshot import UpstreamTls
 from proxy.sni import Certificate
 
@@ -108,31 +109,48 @@ class UpstreamTlsSettings:
     minimum: ssl.TLSVersion
 
 
+class UpstreamTlsMaterial(NamedTuple):
+    """All that a context towards backends is made of: equal ones make equal contexts."""
+
+    ca_pem: bytes | None
+    chain_pem: bytes | None
+    key_pem: bytes | None
+    server_name: str | None
+    verify: bool
+    minimum: ssl.TLSVersion
+
+    def __repr__(self) -> str:
+        return f"UpstreamTlsMaterial(server_name={self.server_name!r})"  # a key is in it
+
+
 def make_upstream_tls(settings: UpstreamTlsSettings) -> UpstreamTls:
     """The context for a pool's ``https://`` endpoints. Raises MaterialError."""
     ca_pem = load_authorities(settings.ca) if settings.ca is not None else None
     own: Certificate | None = None
     if settings.certificate is not None:
         own = _load_client_certificate(settings.certificate, settings.key or settings.certificate)
+    chain, key = (own.chain_pem, own.key_pem) if own is not None else (None, None)
+    try:
+        return upstream_tls_of(UpstreamTlsMaterial(ca_pem, chain, key, settings.server_name, settings.verify, settings.minimum))
+    except OSError as error:  # ssl.SSLError is one
+        if settings.certificate is None:
+            raise
+        raise MaterialError("certificate", settings.certificate, f"can't be used: {error}") from None
+
+
+def upstream_tls_of(material: UpstreamTlsMaterial) -> UpstreamTls:
+    """The context that *material* makes. Raises OSError or ValueError where OpenSSL takes it not."""
+    ca_pem = material.ca_pem
     context = ssl.create_default_context(cadata=ca_pem.decode("ascii") if ca_pem is not None else None)
-    context.minimum_version = settings.minimum
+    context.minimum_version = material.minimum
     context.set_alpn_protocols(["http/1.1"])
-    if not settings.verify:
+    if not material.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    if own is not None and settings.certificate is not None:
-        try:
-            context.load_cert_chain(settings.certificate, settings.key, password=lambda: "")
-        except (ssl.SSLError, OSError) as error:
-            raise MaterialError("certificate", settings.certificate, f"can't be used: {error}") from None
-    fingerprint = (
-        hashlib.sha256(ca_pem).digest() if ca_pem is not None else None,
-        hashlib.sha256(own.chain_pem + own.key_pem).digest() if own is not None else None,
-        settings.server_name,
-        settings.verify,
-        settings.minimum,
-    )
-    return UpstreamTls(context, settings.server_name, fingerprint)
+    if material.chain_pem is not None and material.key_pem is not None:
+        with secret_file(material.chain_pem) as chain, secret_file(material.key_pem) as key:
+            context.load_cert_chain(chain, key, password=lambda: "")
+    return UpstreamTls(context, material.server_name, material)
 
 
 def self_signed(names: tuple[str, ...], now: float | None = None) -> Certificate:

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from proxy.control.metrics import Exposition
+from proxy.control.metrics import Exposition, Reading
 from proxy.message import Address
 from proxy.meters import BackendState, PoolState
 from proxy.observe import Log
@@ -47,6 +47,7 @@ class ConfigStatus:
 class Views:
     """Where the pages get what they show: called on the event loop, once for each request."""
 
+    readings: Callable[[], Awaitable[list[Reading]]]
     exposition: Exposition
     draining: Callable[[], bool]
     pools: Callable[[], Iterable[PoolState]]
@@ -134,7 +135,8 @@ class Admin:
     async def _metrics(self, request: web.Request) -> web.Response:
         exposition = self._views.exposition
         async with self._rendering:
-            content_type, page = await asyncio.to_thread(exposition.format, exposition.read(), request.headers.get("Accept", ""))
+            readings = await self._views.readings()
+            content_type, page = await asyncio.to_thread(exposition.format, readings, request.headers.get("Accept", ""))
         return web.Response(body=page, headers={"Content-Type": content_type, **_HEADERS})
 
     async def _health(self, _request: web.Request) -> web.Response:

@@ -30,41 +30,37 @@ class Reading:
     values: list[tuple[tuple[str, ...], Value]]
 
 
+def read(metrics: Metrics) -> list[Reading]:
+    """All numbers now. Only on the thread that counts."""
+    return [
+        Reading(
+            family.name,
+            family.help,
+            family.kind,
+            family.labels,
+            [
+                (labels, cell.value if isinstance(cell, Cell) else (cell.bounds, tuple(cell.counts), cell.sum))
+                for labels, cell in family.cells.items()
+            ],
+        )
+        for family in metrics.collect()
+    ]
+
+
 class Exposition:
-    """Renders all families of a process, with those of the process itself and its garbage collector."""
+    """Renders families, with those of this process itself and its garbage collector."""
 
-    __slots__ = ("_metrics", "_process")
+    __slots__ = ("_process",)
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self) -> None:
         self._process = CollectorRegistry()
         ProcessCollector(registry=self._process)
         GCCollector(registry=self._process)
-
-    def read(self) -> list[Reading]:
-        """All numbers now. Only on the thread that counts."""
-        return [
-            Reading(
-                family.name,
-                family.help,
-                family.kind,
-                family.labels,
-                [
-                    (labels, cell.value if isinstance(cell, Cell) else (cell.bounds, tuple(cell.counts), cell.sum))
-                    for labels, cell in family.cells.items()
-                ],
-            )
-            for family in self._metrics.collect()
-        ]
 
     def format(self, readings: Iterable[Reading], accept: str = "") -> tuple[str, bytes]:
         """Content type and page; *accept* is the scraper's Accept field: OpenMetrics where it asks for it, else the text format."""
         encode, content_type = choose_encoder(accept)
         return content_type, encode(_Page(readings, self._process))
-
-    def render(self, accept: str = "") -> tuple[str, bytes]:
-        """Both in one."""
-        return self.format(self.read(), accept)
 
 
 class _Page:

@@ -1,7 +1,6 @@
 """TCP in: a listening socket and the connections that it accepts (``tcp_connection.py``)."""
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Callable
 from typing import cast
@@ -10,15 +9,11 @@ from proxy.engine.choice import MakeH2
 from proxy.listen.limits import AcceptLimits
 from proxy.listen.tcp_connection import TcpConnection
 from proxy.listen.tls import TlsContexts
-from proxy.message import Address
 from proxy.services import Services
 from proxy.snapshot import Listener
 
 BACKLOG = 4096
 """Connections that the kernel holds for accept; it takes the smaller of this and net.core.somaxconn."""
-
-FAST_OPEN_QUEUE = 256
-"""Pending TCP Fast Open requests."""
 
 
 class TcpListener:
@@ -56,23 +51,3 @@ class TcpListener:
         """Cut what is left."""
         for connection in list(self.connections):
             connection.abort()
-
-
-def bind_tcp(address: Address) -> socket.socket:
-    """A bound TCP socket, not yet listening. Raises OSError."""
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        if hasattr(socket, "TCP_FASTOPEN"):
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, FAST_OPEN_QUEUE)
-        sock.bind(address)
-        sock.setblocking(False)
-    except BaseException:
-        sock.close()
-        raise
-    return sock

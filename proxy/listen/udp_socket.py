@@ -5,15 +5,14 @@ go to the kernel as one (UDP_SEGMENT, "GSO", Linux 4.18): it cuts them apart, or
 Knows no QUIC.
 """
 
-import contextlib
 import ipaddress
 import socket
 import struct
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from proxy.engine.seam import Datagram, Transmit
+from proxy.listen.bind import IP_PKTINFO
 from proxy.message import Address
 
 DATAGRAM_BYTES = 65536
@@ -29,9 +28,6 @@ MAX_SEGMENTED_BYTES = 65000
 """Bytes of one call: less than the largest IP packet with its headers."""
 
 LOCAL_ADDRESSES_REMEMBERED = 4096
-
-IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8)
-"""Linux's number; Python names it from 3.14 on."""
 
 SOL_UDP, UDP_SEGMENT = 17, 103
 """Linux's numbers (linux/udp.h); Python does not name the second."""
@@ -182,47 +178,6 @@ class UdpSocket:
                 return [(socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=I4s4s", 0, packed, b"\0" * 4))]
             packed = b"\0" * 10 + b"\xff\xff" + packed
         return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, packed + struct.pack("=I", 0))]
-
-
-@dataclass(frozen=True, slots=True)
-class Buffers:
-    """Bytes of a socket's buffers."""
-
-    receive: int = 4 * 1024 * 1024
-    send: int = 4 * 1024 * 1024
-
-    def missed(self, sock: socket.socket) -> list[str]:
-        """A sentence for each that the kernel made smaller than this, with what would let it be."""
-        wanted = ((socket.SO_RCVBUF, "receive", "rmem_max", self.receive), (socket.SO_SNDBUF, "send", "wmem_max", self.send))
-        sentences = []
-        for option, name, limit, size in wanted:
-            got = sock.getsockopt(socket.SOL_SOCKET, option) // (2 if hasattr(socket, "AF_PACKET") else 1)  # Linux tells the double
-            if got < size:
-                sentences.append(f"the UDP {name} buffer has {got} of {size} bytes: sysctl -w net.core.{limit}={size} would allow it")
-        return sentences
-
-
-def bind_udp(address: Address, buffers: Buffers = Buffers()) -> socket.socket:  # it is frozen
-    """A bound UDP socket that tells the destination of each datagram. Raises OSError.
-
-    The kernel makes its *buffers* as large as it allows: ``Buffers.missed`` tells.
-    """
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers.receive)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers.send)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
-        sock.bind(address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def _peer(source: tuple[str, int] | tuple[str, int, int, int]) -> Address:

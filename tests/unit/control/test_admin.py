@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from balancer.backend import Backend
 from proxy.control import admin as admin_module
 from proxy.control.admin import Admin, ConfigStatus, Views
-from proxy.control.metrics import Exposition
+from proxy.control.metrics import Exposition, read
 from proxy.meters import ProxyMetrics
 from proxy.observe import Metrics, NullLog
 
@@ -36,9 +36,13 @@ class World:
         self.pools = [Named("web", Backend("http://a"), self.down)]
         self.config = ConfigStatus(3, 0.0, "failed", 60.5, ("a.yaml:1:2: no",))
 
+    async def readings(self):
+        return read(self.metrics)
+
     def views(self):
         return Views(
-            exposition=Exposition(self.metrics),
+            readings=self.readings,
+            exposition=Exposition(),
             draining=lambda: self.draining,
             pools=lambda: self.pools,
             last_probe=lambda pool, backend: f"{pool}: refused" if backend == "http://b" else None,

@@ -3,11 +3,15 @@
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from proxy.control.metrics import Exposition
+from proxy.control.metrics import Exposition, read
 from proxy.meters import ProxyMetrics
 from proxy.observe import Metrics
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
+
+
+def render(metrics: Metrics, accept: str = ""):
+    return Exposition().format(read(metrics), accept)
 
 
 def samples(page: bytes, parser=parse):
@@ -25,7 +29,7 @@ def test_counters_and_gauges():
     meters = ProxyMetrics(metrics)
     meters.sni_resolutions.cell("a.example.com").value += 3
     meters.streams.cell("HTTP/2").value += 1
-    content_type, page = Exposition(metrics).render()
+    content_type, page = render(metrics)
     found = samples(page)
     assert content_type.startswith("text/plain")
     assert found["sni_resolutions_total", (("domain", "a.example.com"),)] == 3
@@ -41,7 +45,7 @@ def test_histograms_are_cumulative():
     cell = ProxyMetrics(metrics).upstream_seconds.cell("web")
     for seconds in (0.0001, 0.0005, 0.02, 60.0):
         cell.observe(seconds)
-    page = Exposition(metrics).render()[1]
+    page = render(metrics)[1]
     found = samples(page)
 
     def bucket(bound):
@@ -56,7 +60,7 @@ def test_histograms_are_cumulative():
 def test_a_histogram_has_the_bounds_of_its_unit():
     metrics = Metrics()
     ProxyMetrics(metrics).quic_congestion_window.cell().observe(20_000)
-    found = samples(Exposition(metrics).render()[1])
+    found = samples(render(metrics)[1])
     bounds = ("16384.0", "32768.0", "16777216.0")
     assert [found["qproxy_quic_congestion_window_bytes_bucket", (("le", bound),)] for bound in bounds] == [0, 1, 1]
     assert found["qproxy_quic_congestion_window_bytes_sum", ()] == 20_000
@@ -67,10 +71,9 @@ def test_every_declared_family_can_be_read_in_both_formats():
     ProxyMetrics(metrics)
     for family in metrics.families.values():
         family.cell(*['label "\\\n'] * len(family.labels))
-    exposition = Exposition(metrics)
-    content_type, page = exposition.render(OPENMETRICS)
+    content_type, page = render(metrics, OPENMETRICS)
     assert content_type.startswith("application/openmetrics-text")
-    plain = {name for name, _ in samples(exposition.render()[1])}
+    plain = {name for name, _ in samples(render(metrics)[1])}
     opened = {name for name, _ in samples(page, parse_openmetrics)}
     for name, family in metrics.families.items():
         wanted = name + "_count" if family.kind == "histogram" else name
@@ -79,7 +82,7 @@ def test_every_declared_family_can_be_read_in_both_formats():
 
 
 def test_the_process_and_its_collector_are_on_the_page():
-    names = {name for name, _ in samples(Exposition(Metrics()).render()[1])}
+    names = {name for name, _ in samples(render(Metrics())[1])}
     assert {"process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds", "python_gc_collections_total"} <= names
 
 
@@ -87,11 +90,10 @@ def test_a_reading_is_a_copy():
     metrics = Metrics()
     cell = metrics.counter("a_total", "A", ()).cell()
     timed = metrics.histogram("b", "B").cell()
-    exposition = Exposition(metrics)
-    reading = exposition.read()
+    reading = read(metrics)
     cell.value += 1
     timed.observe(1)
-    found = samples(exposition.format(reading)[1])
+    found = samples(Exposition().format(reading)[1])
     assert (found["a_total", ()], found["b_count", ()]) == (0, 0)
 
 
@@ -99,4 +101,4 @@ def test_hooks_run_before_a_reading():
     metrics = Metrics()
     gauge = metrics.gauge("g", "G").cell()
     metrics.before_read.append(lambda: setattr(gauge, "value", 7))
-    assert samples(Exposition(metrics).render()[1])["g", ()] == 7
+    assert samples(render(metrics)[1])["g", ()] == 7

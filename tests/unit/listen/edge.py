@@ -18,8 +18,9 @@ import httpx
 
 from proxy.engine.h2 import H2Connection
 from proxy.engine.seam import EngineLimits
+from proxy.listen.bind import bind_tcp
 from proxy.listen.limits import AcceptLimits
-from proxy.listen.tcp import TcpListener, bind_tcp
+from proxy.listen.tcp import TcpListener
 from proxy.listen.tcp_connection import TcpConnection
 from proxy.listen.tls import TlsContexts
 from proxy.observe import Metrics, NullLog

@@ -22,8 +22,9 @@ from proxy.engine.events import Event
 from proxy.engine.quic.endpoint import QuicEndpoint
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.seam import EngineLimits, Handle, Transmit
+from proxy.listen.bind import bind_udp
 from proxy.listen.udp import UdpListener
-from proxy.listen.udp_socket import UdpSocket, bind_udp
+from proxy.listen.udp_socket import UdpSocket
 from proxy.snapshot import Limits
 from tests.sim import engines
 from tests.unit.listen.conftest import Authority

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from proxy.engine.seam import Transmit
-from proxy.listen.udp_socket import MAX_SEGMENTS, Buffers, UdpSocket, bind_udp
+from proxy.listen.bind import Buffers, bind_udp
+from proxy.listen.udp_socket import MAX_SEGMENTS, UdpSocket
 
 
 class Pair:

@@ -1,0 +1,74 @@
+"""Sockets of listeners, bound and ready for use. Knows the standard library only: whoever holds the sockets of others need know no more."""
+
+import contextlib
+import socket
+from dataclasses import dataclass
+
+Address = tuple[str, int]
+
+FAST_OPEN_QUEUE = 256
+"""Pending TCP Fast Open requests."""
+
+IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8)
+"""Linux's number; Python names it from 3.14 on."""
+
+
+def bind_tcp(address: Address) -> socket.socket:
+    """A bound TCP socket, not yet listening. Raises OSError."""
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        if hasattr(socket, "TCP_FASTOPEN"):
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, FAST_OPEN_QUEUE)
+        sock.bind(address)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+@dataclass(frozen=True, slots=True)
+class Buffers:
+    """Bytes of a socket's buffers."""
+
+    receive: int = 4 * 1024 * 1024
+    send: int = 4 * 1024 * 1024
+
+    def missed(self, sock: socket.socket) -> list[str]:
+        """A sentence for each that the kernel made smaller than this, with what would let it be."""
+        wanted = ((socket.SO_RCVBUF, "receive", "rmem_max", self.receive), (socket.SO_SNDBUF, "send", "wmem_max", self.send))
+        sentences = []
+        for option, name, limit, size in wanted:
+            got = sock.getsockopt(socket.SOL_SOCKET, option) // (2 if hasattr(socket, "AF_PACKET") else 1)  # Linux tells the double
+            if got < size:
+                sentences.append(f"the UDP {name} buffer has {got} of {size} bytes: sysctl -w net.core.{limit}={size} would allow it")
+        return sentences
+
+
+def bind_udp(address: Address, buffers: Buffers = Buffers()) -> socket.socket:  # it is frozen
+    """A bound UDP socket that tells the destination of each datagram. Raises OSError.
+
+    The kernel makes its *buffers* as large as it allows: ``Buffers.missed`` tells.
+    """
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers.receive)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers.send)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        sock.bind(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,164 @@
+"""What steers the workers: the configuration and its reloads, certificates, probes of backends, the admin API.
+
+Knows the files and the team (``team.py``); no request comes by here. A configuration that is wrong changes nothing, and is told of.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+from balancer.pool import Pool as BalancerPool
+from proxy.config.compile import diff
+from proxy.config.diff import outside
+from proxy.config.load import ConfigError, Configuration, load
+from proxy.control.admin import Admin, ConfigStatus, Views
+from proxy.control.certificates import CertificateRefresher
+from proxy.control.metrics import Exposition
+from proxy.control.probe import Prober
+from proxy.listen.tls import ContextError
+from proxy.meters import ProxyMetrics
+from proxy.observe import Log, Metrics
+from proxy.process.setup import shown
+from proxy.process.team import Refused, Team
+from proxy.process.worker import StartError
+from proxy.snapshot import Listener
+from proxy.tasks import Tasks
+
+
+class Controller:
+    """One controller. *listeners* are as configured, not as bound; *metrics* are its process's."""
+
+    def __init__(self, config: Path, configuration: Configuration, team: Team, metrics: Metrics, log: Log) -> None:
+        self._config = config
+        self._configuration = configuration
+        self._team = team
+        self._metrics = metrics
+        self._log = log
+        self._meters = ProxyMetrics(metrics)
+        self._tasks = Tasks(log)
+        self._generations = count(team.snapshot.generation + 1)
+        self._listeners: tuple[Listener, ...] = team.snapshot.listeners
+        self._prober = Prober(team.snapshot.pools, log, metrics, clock=time.monotonic)
+        self._refresher = CertificateRefresher(configuration.certificate_files, team.publish_certificates, log, metrics)
+        self._loaded_at = self._attempted_at = time.time()
+        self._failed = False
+        self._problems = [str(warning) for warning in configuration.warnings]
+        self._reloading = self._reload_wanted = self._stopping = False
+        self.reload_begins: Callable[[], None] = _nothing
+        """Told as a reload begins."""
+        self.reload_ended: Callable[[], None] = _nothing
+        """Told when it has ended, one way or the other."""
+
+    async def start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Begin everything that goes on by itself; *stack* ends it. Raises StartError."""
+        stack.push_async_callback(self._tasks.close)
+        await self._start_admin(stack)
+        await self._prober.start()
+        stack.push_async_callback(self._prober.stop)
+        self._tasks.start("watch certificates", self._refresher.run())
+
+    def say_warnings(self) -> None:
+        """Those of the configuration, into the log."""
+        for warning in self._configuration.warnings:
+            self._log.warning("configuration", problem=str(warning))
+
+    async def _start_admin(self, stack: contextlib.AsyncExitStack) -> None:
+        address = self._team.snapshot.admin
+        if address is None:
+            return
+        self._metrics.before_read.append(self._meters.show_pools(self._balancers))
+        views = Views(
+            readings=self._team.readings,
+            exposition=Exposition(),
+            draining=lambda: self._team.draining,
+            pools=self._balancers,
+            last_probe=self._prober.last_probe,
+            config=self._status,
+        )
+        admin = Admin(address, views, self._log)
+        try:
+            await admin.start()
+        except OSError as error:
+            msg = f"can't open the admin API on {shown(address)}: {error.strerror}"
+            raise StartError(msg) from None
+        stack.push_async_callback(admin.stop)
+
+    def _balancers(self) -> list[BalancerPool]:
+        return [pool.balancer for pool in self._team.snapshot.pools.values()]
+
+    # Reload
+
+    def want_reload(self) -> None:
+        """Reload once, and once more for all who want it meanwhile."""
+        self._reload_wanted = True
+        if not self._reloading and not self._stopping:
+            self._reloading = True
+            self._tasks.start("reload", self._reload_while_wanted())
+
+    def stop_reloading(self) -> None:
+        """The end has begun: what is wanted from now on comes too late."""
+        self._stopping = True
+
+    async def _reload_while_wanted(self) -> None:
+        try:
+            while self._reload_wanted:
+                self._reload_wanted = False
+                self.reload_begins()
+                try:
+                    await self._reload()
+                finally:
+                    self.reload_ended()
+        finally:
+            self._reloading = False
+
+    async def _reload(self) -> None:
+        """The new configuration, or the old one and a word about why. Files are read beside the loop, which serves meanwhile."""
+        self._attempted_at = time.time()
+        old = self._team.snapshot
+        try:
+            configuration = await asyncio.to_thread(load, self._config, os.environ)
+            new = await self._team.change(configuration, next(self._generations))
+        except ConfigError as error:
+            self._reload_failed([str(problem) for problem in error.problems])
+            return
+        except (ContextError, Refused) as error:
+            self._reload_failed([str(error)])
+            return
+        except Exception:  # noqa: BLE001  # a fault of ours must not end what serves
+            self._log.exception("the reload failed")
+            self._reload_failed(["an internal error; the log has more"])
+            return
+        changes = diff(replace(old, listeners=self._listeners), new) + outside(self._configuration, configuration)
+        self._configuration = configuration
+        self._prober.replace(self._team.snapshot.pools)
+        self._refresher.replace(configuration.certificate_files)
+        self._meters.reloads.cell("ok").value += 1
+        self._problems = [str(warning) for warning in configuration.warnings]
+        self._loaded_at = self._attempted_at
+        self._failed = False
+        self._log.info("configuration reloaded", generation=new.generation, changes=changes, warnings=self._problems)
+
+    def _reload_failed(self, problems: list[str]) -> None:
+        self._meters.reloads.cell("failed").value += 1
+        self._failed = True
+        self._problems = problems
+        for problem in problems:
+            self._log.error("the new configuration is wrong; the present one stays", problem=problem)
+
+    def _status(self) -> ConfigStatus:
+        return ConfigStatus(
+            generation=self._team.snapshot.generation,
+            loaded_at=self._loaded_at,
+            last_result="failed" if self._failed else "ok",
+            last_attempt_at=self._attempted_at,
+            problems=tuple(self._problems),
+        )
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

@@ -1,0 +1,53 @@
+"""What every process of the proxy does for itself: its event loop, its descriptors, its memory."""
+
+import asyncio
+import contextlib
+import gc
+import resource
+from collections.abc import Callable
+
+from proxy.message import Address
+from proxy.observe import Log
+
+SPARE_DESCRIPTORS = 128
+"""For listeners, logs, probes, watches and the admin API."""
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Uvloop where it is installed, else asyncio's own."""
+    try:
+        import uvloop  # noqa: PLC0415  # optional on systems without it
+    except ImportError:
+        return None
+    return uvloop.new_event_loop  # type: ignore[no-any-return,unused-ignore]
+
+
+def raise_descriptor_limit(connections: int, log: Log) -> None:
+    """Take as many descriptors as the system allows, and say so when they are fewer than so many client connections can need."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS allows less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    have, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * connections + SPARE_DESCRIPTORS  # a client's connection and one to a backend
+    if have != resource.RLIM_INFINITY and have < wanted:
+        log.warning(
+            "fewer file descriptors than the connections may need: raise the hard limit, or lower limits.connections",
+            descriptors=have,
+            connections=connections,
+            wanted=wanted,
+        )
+
+
+def settle_memory() -> None:
+    """What exists now lives to the end: the collector need not look at it again (docs/design)."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    gc.enable()
+
+
+def shown(address: Address | None) -> str:
+    """An address as people write it."""
+    if address is None:
+        return "off"
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

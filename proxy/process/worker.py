@@ -1,0 +1,345 @@
+"""The path of requests in one process: listeners, exchanges and connections to backends, on one snapshot of the configuration.
+
+Knows neither where its configuration comes from nor who else serves: it is given sockets, and checked configurations one after the other
+(``prepare``, then ``commit``). What a new snapshot shares with the old one (pools, connections to backends, certificates' contexts) stays.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from proxy.config.compile import adopt, compile_snapshot, with_port
+from proxy.config.load import Configuration
+from proxy.control.certificates import with_certificates
+from proxy.control.log import Logs
+from proxy.control.presence import Presence
+from proxy.control.qlog import TraceSettings, Tracing
+from proxy.deadlines import TICK, Deadlines
+from proxy.engine.choice import MakeQuic, choose
+from proxy.engine.quic.ids import Routable
+from proxy.engine.quic.settings import QuicSettings
+from proxy.engine.quic.tickets import Tickets
+from proxy.engine.seam import Endpoint, Handle
+from proxy.listen.bind import Buffers
+from proxy.listen.limits import AcceptLimits
+from proxy.listen.tcp import TcpListener
+from proxy.listen.tls import TlsContexts
+from proxy.listen.udp import UdpListener
+from proxy.message import Address
+from proxy.meters import ProxyMetrics
+from proxy.observe import Log, Metrics
+from proxy.policy.access import Networks
+from proxy.services import Services
+from proxy.snapshot import Listener, Snapshot
+from proxy.sni import Certificate, TlsProfile
+from proxy.tasks import Tasks
+from proxy.upstream.pool import Upstreams
+
+EXPIRE_EVERY = 10
+"""Ticks between looks at idle upstream connections, and at what QUIC listeners have to tell."""
+
+POLL = 0.05
+"""Seconds between looks at what is left of a drain."""
+
+DRAIN_STEP = 1.0
+"""Seconds between the two words with which a drain ends a connection: for the first to arrive, and for what was sent before it did."""
+
+CLOSE_GRACE = 0.5
+"""Seconds for the last packets (CONNECTION_CLOSE, close_notify) to leave after a drain."""
+
+
+class StartError(Exception):
+    """Something that is needed can't be had; the text says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all workers of a proxy have in common."""
+
+    secret: bytes
+    default_certificate: Certificate
+    """Where ``server.tls`` has none."""
+    generation: int = 1
+    """Number of the configuration that they begin with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """A listener's sockets, bound; None for what it does not speak."""
+
+    tcp: socket.socket | None
+    udp: socket.socket | None
+
+    def close(self) -> None:
+        """Let go of them."""
+        for sock in (self.tcp, self.udp):
+            if sock is not None:
+                sock.close()
+
+
+class Worker:
+    """One worker. Made from a checked configuration; *metrics* and *logs* are its process's."""
+
+    def __init__(self, configuration: Configuration, shared: Shared, metrics: Metrics, logs: Logs) -> None:
+        self._configuration = configuration
+        self._shared = shared
+        self._metrics = metrics
+        self._logs = logs
+        self._log: Log = logs.events
+        self.meters = ProxyMetrics(metrics)
+        self._seed = secrets.randbits(64)
+        self._make_request_id = _request_ids()
+        self._tasks = Tasks(self._log)
+        self._upstreams = Upstreams(self.meters, self._tasks, time.monotonic)
+        self._presence = Presence(configuration.state, time.time)
+        self._tickets = Tickets(shared.secret, time.time, os.urandom, self._presence.alone_since)
+        snapshot = self._compile(configuration, None, shared.generation)
+        self._services = Services(
+            snapshot=snapshot,
+            upstreams=self._upstreams,
+            deadlines=Deadlines(time.monotonic()),
+            meters=self.meters,
+            access_log=logs.access,
+            log=self._log,
+            clock=time.monotonic,
+            wall_clock=time.time,
+            make_request_id=self._make_request_id,
+            secret=shared.secret,
+        )
+        self._contexts = TlsContexts()
+        self._contexts.build(snapshot)
+        self._limits = AcceptLimits(snapshot.limits, snapshot.trusted_proxies, metrics)
+        self.h2 = choose("h2", configuration.server.engines.h2)
+        self.quic = choose("quic", configuration.server.engines.quic)
+        self._tracing: Tracing | None = None
+        self._tcp: list[TcpListener] = []
+        self._udp: list[UdpListener] = []
+        self.hurry = asyncio.Event()
+        """Set: a drain is to end now."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What new requests see."""
+        return self._services.snapshot
+
+    @property
+    def draining(self) -> bool:
+        """Whether it is on its way to its end."""
+        return self._services.draining
+
+    # Start
+
+    async def open(self, stack: contextlib.AsyncExitStack, sockets: Iterable[Sockets]) -> None:
+        """Serve on *sockets*, one for each listener of the configuration, in its order; *stack* closes everything. Raises StartError."""
+        stack.callback(self._presence.close)
+        stack.push_async_callback(self._tasks.close)
+        stack.callback(self._upstreams.close)
+        self._begin_tracing(stack)
+        bound = []
+        for wanted, given in zip(self.snapshot.listeners, sockets, strict=True):
+            listener = wanted
+            stack.callback(given.close)
+            if given.tcp is not None:
+                listener = with_port(listener, given.tcp.getsockname()[1])
+                tcp = TcpListener(listener, self._services, self._contexts, self.h2.load(), self._limits)
+                await tcp.start(given.tcp)
+                stack.callback(tcp.abort)
+                stack.callback(tcp.stop_accepting)
+                self._tcp.append(tcp)
+            if given.udp is not None:
+                listener = with_port(listener, given.udp.getsockname()[1])
+                udp = UdpListener(listener, self._services, partial(self._endpoint, listener), self._limits, given.udp)
+                udp.start()
+                stack.callback(udp.close)
+                self._metrics.before_read.append(udp.show)
+                self._udp.append(udp)
+            bound.append(listener)
+        self._services.snapshot = replace(self.snapshot, listeners=tuple(bound))
+        self._tasks.start("tick", self._tick())
+        self.meters.server_up.cell().value = 1
+        self.meters.config_generation.cell().value = self.snapshot.generation
+
+    def _begin_tracing(self, stack: contextlib.AsyncExitStack) -> None:
+        qlog, folder = self._configuration.server.quic.qlog, self._configuration.qlog_folder
+        if qlog is None or folder is None:
+            return
+        settings = TraceSettings(folder, qlog.share, Networks(qlog.clients), qlog.file_size, qlog.files)
+        try:
+            self._tracing = Tracing(settings, self._metrics, self._log)
+        except OSError as error:
+            msg = f"can't use {folder} for traces (server.quic.qlog): {error.strerror}"
+            raise StartError(msg) from None
+        stack.callback(self._tracing.close)
+
+    def _endpoint(self, listener: Listener, admit: Callable[[Handle, Address], bool]) -> Endpoint:
+        snapshot = self.snapshot
+        quic = self._configuration.server.quic
+        settings = QuicSettings(
+            idle_timeout=self._configuration.server.quic_idle,
+            handshake_timeout=snapshot.timeouts.handshake,
+            handshakes=quic.handshakes,
+            handshakes_per_network=quic.handshakes_per_network,
+            retry=quic.retry,
+            connections=snapshot.limits.connections,
+            congestion_control=quic.congestion_control,
+            max_datagram_size=quic.max_datagram_size,
+            max_stream_window=quic.stream_window,
+            max_connection_window=quic.connection_window,
+            certificate_compression=None if quic.certificate_compression is None else tuple(quic.certificate_compression),
+            migration=listener.migration,
+            output=quic.output,
+            keep_alive=quic.keep_alive.interval if quic.keep_alive is not None else 0.0,
+            keep_alive_idle=quic.keep_alive is not None and quic.keep_alive.when == "always",
+            routable=_routable(self._configuration),
+        )
+        make: MakeQuic = self.quic.load()
+        return make(
+            self._select,
+            snapshot.limits.engine,
+            settings,
+            self._shared.secret,
+            random_bytes=os.urandom,
+            admit=admit,
+            tickets=self._tickets if quic.resumption else None,
+            wall=time.time,
+            trace=self._tracing,
+        )
+
+    def _select(self, sni: str | None) -> TlsProfile | None:
+        return self.snapshot.sni.select(sni)
+
+    async def _tick(self) -> None:
+        """One timer for everything that is coarse."""
+        services = self._services
+        for count in itertools.count(1):
+            await asyncio.sleep(TICK)
+            try:
+                services.deadlines.turn(services.clock())
+                self._logs.flush()
+                if count % EXPIRE_EVERY == 0:
+                    self._upstreams.expire(services.clock())
+                    for udp in self._udp:
+                        udp.look()
+            except Exception:  # noqa: BLE001  # without its tick a process would keep everything for ever
+                self._log.exception("a tick failed")
+
+    # Configuration
+
+    def prepare(self, configuration: Configuration, generation: int) -> Snapshot:
+        """Everything that *configuration* needs before it can serve; nothing sees it yet. Raises ContextError."""
+        snapshot = self._compile(configuration, self.snapshot, generation)
+        self._contexts.build(snapshot)
+        return snapshot
+
+    def abandon(self) -> None:
+        """What was prepared is not to serve: forget it."""
+        self._contexts.build(self.snapshot)
+
+    def commit(self, configuration: Configuration, snapshot: Snapshot) -> None:
+        """From here on new requests and handshakes see *snapshot*, which was prepared; those in progress keep theirs."""
+        old = self.snapshot
+        adopt(snapshot, old, time.monotonic())
+        self._configuration = configuration
+        self._services.snapshot = replace(snapshot, listeners=old.listeners, admin=old.admin)
+        self._upstreams.replace(snapshot.pools)
+        self._limits.replace(snapshot.limits, snapshot.trusted_proxies)
+        self.meters.config_generation.cell().value = snapshot.generation
+        for udp in self._udp:
+            udp.change_connection_ids(_routable(configuration))
+
+    def publish_certificates(self, certificates: Mapping[str, Collection[Certificate]]) -> Collection[str]:
+        """New certificates by domain; gives the domains where they differ. Raises ContextError, with nothing changed."""
+        snapshot, changed = with_certificates(self.snapshot, certificates)
+        if changed:
+            self._contexts.build(snapshot)
+            self._services.snapshot = snapshot
+        return changed
+
+    def _compile(self, configuration: Configuration, previous: Snapshot | None, generation: int) -> Snapshot:
+        return compile_snapshot(
+            configuration,
+            metrics=self._metrics,
+            secret=self._shared.secret,
+            seed=self._seed,
+            generation=generation,
+            make_request_id=self._make_request_id,
+            default_certificate=self._shared.default_certificate,
+            previous=previous,
+            now=None,
+        )
+
+    # The end
+
+    async def drain(self) -> int:
+        """Let what runs finish, as long as the configuration grants; gives the exchanges that had to be cut."""
+        services = self._services
+        timeouts = self.snapshot.timeouts
+        services.draining = True
+        self.meters.server_up.cell().value = 0
+        self._log.info("draining", exchanges=self._busy(), delay_seconds=timeouts.drain_delay, deadline_seconds=timeouts.drain)
+        # Balancers in front see /health fail and look elsewhere, while new connections are still served.
+        await self._wait(lambda: False, timeouts.drain_delay)
+        for tcp in self._tcp:
+            tcp.stop_accepting()
+        until = time.monotonic() + timeouts.drain
+        while self._connected() and not self.hurry.is_set() and (left := until - time.monotonic()) > 0:
+            # The first word says that the end is near, the second refuses what comes then: nothing on its way is lost in between.
+            for tcp in self._tcp:
+                tcp.drain()
+            for udp in self._udp:
+                udp.drain()
+            await self._wait(lambda: not self._connected(), min(DRAIN_STEP, left))
+        cut = self._busy()
+        for tcp in self._tcp:
+            tcp.abort()
+        for udp in self._udp:
+            udp.abort()
+        if cut:
+            self._log.warning("stopped at the deadline", cut_exchanges=cut)
+        else:
+            self._log.info("stopped")
+        if any(tcp.connections for tcp in self._tcp):
+            await asyncio.sleep(CLOSE_GRACE)
+        return cut
+
+    async def _wait(self, done: Callable[[], bool], seconds: float) -> None:
+        """Until *done*, at most *seconds*, less when there is hurry."""
+        until = time.monotonic() + seconds
+        while not done() and not self.hurry.is_set() and time.monotonic() < until:  # noqa: ASYNC110  # what is waited for is a count
+            await asyncio.sleep(min(POLL, max(0.0, until - time.monotonic())))
+
+    def _connected(self) -> bool:
+        """Whether clients are there."""
+        return any(tcp.connections for tcp in self._tcp) or any(udp.clients for udp in self._udp)
+
+    def _busy(self) -> int:
+        """Exchanges in progress."""
+        return sum(len(connection.exchanges) for tcp in self._tcp for connection in tcp.connections) + sum(
+            len(client.exchanges) for udp in self._udp for client in udp.clients.values()
+        )
+
+
+def udp_buffers(configuration: Configuration) -> Buffers:
+    """Of the sockets for QUIC."""
+    quic = configuration.server.quic
+    return Buffers(quic.receive_buffer, quic.send_buffer)
+
+
+def _routable(configuration: Configuration) -> Routable | None:
+    """The form of connection IDs, where a balancer in front routes by them."""
+    ids = configuration.server.quic.connection_ids
+    return ids.routable() if ids is not None else None
+
+
+def _request_ids() -> Callable[[], bytes]:
+    """Ids that are unique: a random part of the process and a running number."""
+    prefix = secrets.token_hex(6).encode()
+    numbers = itertools.count(1)
+    return lambda: b"%b-%x" % (prefix, next(numbers))
