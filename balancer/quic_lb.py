@@ -21,6 +21,9 @@ UNROUTABLE = 0b111
 MIN_SERVER_ID_BYTES, MIN_NONCE_BYTES, MAX_BYTES = 1, 4, 19
 """Of a server ID, of a nonce, and of both together (section 3)."""
 
+SLOTS = 256
+"""Workers that a slot byte tells apart."""
+
 _BLOCK = 16
 _LENGTH_BITS = 0b11111
 
@@ -175,7 +178,7 @@ class Minter:
         """Another connection ID."""
         layout, server = self._codec.layout, self._server
         if self._used == self._all:
-            return b"%c%b" % (UNROUTABLE << 5 | layout.cid_bytes - 1, self._random(layout.cid_bytes - 1))
+            return unroutable(self._random(layout.cid_bytes - 1 - layout.slot), server.slot if layout.slot else None)
         nonce = (self._start + self._used) % self._all * server.slots + server.slot
         self._used += 1
         low_bits = 0 if layout.length_in_first else self._random(1)[0]
@@ -188,6 +191,17 @@ def config_id_of(cid: bytes) -> int | None:
     if not cid or cid[0] >> 5 == UNROUTABLE:
         return None
     return cid[0] >> 5
+
+
+def unroutable(data: bytes, slot: int | None = None) -> bytes:
+    """A connection ID that names no server, of *data* and with its length in the first octet; *slot* stands at its end, where given."""
+    body = data if slot is None else b"%b%c" % (data, slot)
+    return b"%c%b" % (UNROUTABLE << 5 | len(body), body)
+
+
+def is_unroutable(cid: bytes) -> bool:
+    """Whether *cid* looks like one of ``unroutable``."""
+    return len(cid) > 0 and cid[0] == UNROUTABLE << 5 | len(cid) - 1
 
 
 def _same(data: bytes) -> bytes:

@@ -114,13 +114,15 @@ class ConnectionIds(Model):
     server_id: HexBytes
     """1 to 15 bytes that no other server behind the balancer has: hexadecimal digits, or ``base64:`` and its text."""
     nonce: int = Field(default=8, ge=4, le=18)
-    """Bytes that make each one different. With 4, they are used up after 4 billion; then they name no server any more."""
+    """Bytes that make each one different. With 4, they are used up after 4 billion, or 16 million of each worker where there are several;
+    then they name no server any more."""
     key: HexBytes | None = Field(default=None, repr=False)
     """16 bytes, shared with the balancers, to encrypt server ID and nonce; best taken from a file: ``!file PATH``. Default: in clear."""
     config: int = Field(default=0, ge=0, le=6)
     """Configuration ID (config rotation codepoint): balancers may know several, during a change."""
     slot: bool = False
-    """Whether a byte in clear stands at the end, for the number of the worker (the form of AWS: server ID 8, nonce 10, slot on)."""
+    """Whether a byte in clear stands at the end, for the number of the worker (the form of AWS: server ID 8, nonce 10, slot on). Several
+    workers need it: by it the kernel finds whose datagram it is."""
     length_in_first_octet: bool = True
     """Whether the first octet tells the length, as some hardware needs; else those bits are random."""
 
@@ -131,6 +133,12 @@ class ConnectionIds(Model):
         except ValueError as error:
             raise says(str(error), "key" if self.key is not None and len(self.key) != KEY_BYTES else "server_id") from None
         return self
+
+    def suit(self, workers: int) -> None:
+        """Raise a mistake, for a validator of ``Server``, where so many workers can't share a port with these."""
+        if workers > 1 and not self.slot:
+            text = f"'slot' is off, and there are {workers} workers; expected 'slot: on', by which the kernel finds whose datagram it is"
+            raise says(text, "quic", "connection_ids")
 
     def routable(self) -> Routable:
         """For the engines. Raises ValueError for what QUIC-LB does not allow."""

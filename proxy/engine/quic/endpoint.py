@@ -112,7 +112,7 @@ class QuicEndpoint(Verbs):
         self._admit = admit
         self._trace = trace
         self._now = 0.0
-        self._mint = Minter(secret, random_bytes, settings.routable)
+        self._mint = Minter(secret, random_bytes, settings.routable, settings.slot)
         self._resets = Resets(self._mint, random_bytes)
         self._gate = Gate(settings, secret, self._mint, random_bytes, wall)
         self._sections = FieldSections()

@@ -3,14 +3,15 @@
 Knows a secret. Knows no connections.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 
 from balancer import quic_lb
 
 OPAQUE_BYTES = 8
-"""Length of connection IDs that nobody routes by."""
+"""Length of connection IDs that nobody routes by; where the kernel does, between the workers of one host, there are two more
+(``quic_lb.unroutable``): an octet that tells the length, and the worker's slot."""
 
 FORMS = 8
 """Forms of connection IDs that are known for ours: QUIC-LB has seven configuration IDs, and the opaque form is one more."""
@@ -27,10 +28,15 @@ class Routable:
 class Minter:
     """Gives connection IDs that are all different, each with its stateless reset token: a keyed hash of the ID.
 
-    Without a *routable* form, an ID is a counter behind a permutation of 64 bits: none tells of another.
+    Without a *routable* form, an ID is a counter behind a permutation of 64 bits: none tells of another. *slot* is that of this worker,
+    where several share a port: it stands in clear at the end of each ID, and no two workers give the same. Raises ValueError where the
+    routable form has no room for it.
     """
 
-    def __init__(self, secret: bytes, random_bytes: Callable[[int], bytes], routable: Routable | None = None) -> None:
+    def __init__(
+        self, secret: bytes, random_bytes: Callable[[int], bytes], routable: Routable | None = None, slot: int | None = None
+    ) -> None:
+        self._slot = slot
         self._secret = secret[:64]
         self._random_bytes = random_bytes
         self._token_key = blake2b(b"", key=self._secret, person=b"stateless reset", digest_size=32).digest()
@@ -44,7 +50,10 @@ class Minter:
         self._use(routable)
 
     def change(self, routable: Routable | None) -> bool:
-        """Give IDs of another form from now on; those of the last ``FORMS`` are still known for ours. False: it is the present one."""
+        """Give IDs of another form from now on; those of the last ``FORMS`` are still known for ours. False: it is the present one.
+
+        Raises ValueError as the constructor does.
+        """
         if routable == next(reversed(self._forms)):
             return False
         self._use(routable)
@@ -52,8 +61,9 @@ class Minter:
         return True
 
     def _use(self, routable: Routable | None) -> None:
-        form = self._forms.pop(routable, None)  # one of before goes on where it was: no nonce serves twice
-        self._forms[routable] = form or _Form(self._secret, self._random_bytes, routable)
+        form = self._forms.get(routable) or _Form(self._secret, self._random_bytes, routable, self._slot)
+        self._forms.pop(routable, None)  # one of before goes on where it was: no nonce serves twice
+        self._forms[routable] = form
         if len(self._forms) > FORMS:
             del self._forms[next(iter(self._forms))]
         self._mint = self._forms[routable].mint
@@ -70,36 +80,66 @@ class Minter:
         return blake2b(cid, key=self._token_key, digest_size=16).digest()
 
     def ours(self, data: bytes) -> bytes | None:
-        """The connection ID that *data* begins with, where it may be from us: an opaque one may, or a routable one that names us."""
+        """The connection ID that *data* begins with, where it may be from us, of any slot: an opaque one may, or one that names us."""
         for form in reversed(self._forms.values()):
             cid = data[: form.cid_bytes]
             if form.may_be(cid):
                 return cid
         return None
 
+    def slot_of(self, data: bytes, *, whole: bool) -> int | None:
+        """The slot that the connection ID names which *data* begins with, or is (*whole*); None where it can't be ours, or names none."""
+        if self._slot is None:
+            return None
+        for form in reversed(self._forms.values()):
+            cid = data if whole else data[: form.cid_bytes]
+            if form.may_be(cid) or (len(cid) == form.cid_bytes and quic_lb.is_unroutable(cid)):  # as when nonces are used up
+                return cid[-1]
+        return None
+
+    @property
+    def steered(self) -> dict[int, int]:
+        """See ``steered_lengths``: of all forms that are known."""
+        return steered_lengths(self._forms) if self._slot is not None else {}
+
+
+def steered_lengths(forms: Iterable[Routable | None]) -> dict[int, int]:
+    """Configuration ID to bytes of a connection ID with a slot at its end, of the last of *forms* that has it.
+
+    Opaque ones (None) are not among them: each tells its own length, under ``quic_lb.UNROUTABLE``.
+    """
+    return {form.layout.config_id: form.layout.cid_bytes for form in forms if form is not None and form.layout.slot}
+
 
 class _Form:
     """How connection IDs look, and the next one."""
 
-    def __init__(self, secret: bytes, random_bytes: Callable[[int], bytes], routable: Routable | None) -> None:
+    def __init__(self, secret: bytes, random_bytes: Callable[[int], bytes], routable: Routable | None, slot: int | None) -> None:
         self.mint: Callable[[], bytes]
         self._server_id = b""
         self._codec: quic_lb.Codec | None = None
+        self._any = routable is None and slot is None
         if routable is None:
-            self.cid_bytes = OPAQUE_BYTES
+            self.cid_bytes = OPAQUE_BYTES + (0 if slot is None else 2)
             salt = blake2b(random_bytes(16), key=secret, person=b"connection id", digest_size=quic_lb.KEY_BYTES).digest()
-            self.mint = _Opaque(salt)
+            self.mint = _Opaque(salt, slot)
         else:
+            if slot is not None and not routable.layout.slot:
+                msg = "connection IDs need a slot at their end where several workers share a port"
+                raise ValueError(msg)
             self.cid_bytes = routable.layout.cid_bytes
             salt = blake2b(b"", key=secret, person=b"nonces", digest_size=quic_lb.KEY_BYTES).digest()
+            place = (0, 1) if slot is None else (slot, quic_lb.SLOTS)
             self._server_id = routable.server_id
             self._codec = quic_lb.Codec(routable.layout)
-            self.mint = quic_lb.Minter(self._codec, quic_lb.Server(routable.server_id, salt), random_bytes)
+            self.mint = quic_lb.Minter(self._codec, quic_lb.Server(routable.server_id, salt, *place), random_bytes)
 
     def may_be(self, cid: bytes) -> bool:
-        """Whether *cid* may be of this form, and from this server."""
+        """Whether *cid* may be of this form, and from this server: from any worker of it."""
+        if len(cid) != self.cid_bytes:
+            return False
         if self._codec is None:
-            return len(cid) == self.cid_bytes
+            return self._any or quic_lb.is_unroutable(cid)
         try:
             return self._codec.decode(cid).server_id == self._server_id
         except quic_lb.NotRoutable:
@@ -107,10 +147,15 @@ class _Form:
 
 
 class _Opaque:
-    def __init__(self, salt: bytes) -> None:
+    """Counts behind a permutation; the slot goes through it too, so that slots share no text even where a salt came twice."""
+
+    def __init__(self, salt: bytes, slot: int | None) -> None:
         self._disguise = quic_lb.permutation(salt, OPAQUE_BYTES)[0]
+        self._slot = slot
         self._count = 0
 
     def __call__(self) -> bytes:
         self._count += 1
-        return self._disguise(self._count.to_bytes(OPAQUE_BYTES))
+        if self._slot is None:
+            return self._disguise(self._count.to_bytes(OPAQUE_BYTES))
+        return quic_lb.unroutable(self._disguise((self._count << 8 | self._slot).to_bytes(OPAQUE_BYTES)), self._slot)

@@ -56,7 +56,7 @@ class NativeEndpoint(qproxy_native.Endpoint):
         trace: Tracer | None = None,
     ) -> Self:
         """See ``QuicEndpoint``."""
-        mint = Minter(secret, random_bytes, settings.routable)
+        mint = Minter(secret, random_bytes, settings.routable, settings.slot)
         resets = Resets(mint, random_bytes)
         gate = Gate(settings, secret, mint, random_bytes, wall)
         control, compression = settings.congestion_control, settings.certificate_compression

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from balancer.quic_lb import SLOTS
 from proxy.engine.quic.ids import Routable
 
 MIN_DATAGRAM = 1200
@@ -64,6 +65,10 @@ class QuicSettings:
     routable: Routable | None = None
     """The form of our connection IDs, where a balancer in front routes by them."""
 
+    slot: int | None = None
+    """Of this worker among those that share its port, 0 to 255: it stands in every connection ID, and the kernel steers by it
+    (``listen/steering.py``). None: there is no other worker."""
+
     @property
     def retry_from(self) -> int:
         """Handshakes in progress from which on ``auto`` has everybody prove their address; ``gate.Pressure`` says until when."""
@@ -88,6 +93,9 @@ class QuicSettings:
         handshakes = (self.handshake_timeout, self.handshakes, self.handshakes_per_network)
         if min(self.idle_timeout, self.connections, self.output, *handshakes) <= 0:
             msg = "idle_timeout, handshake_timeout, handshakes, handshakes_per_network, connections and output must be more than 0"
+            raise ValueError(msg)
+        if self.slot is not None and not 0 <= self.slot < SLOTS:
+            msg = f"slot must be 0 to {SLOTS - 1}, not {self.slot}"
             raise ValueError(msg)
         if not 0 <= self.keep_alive < self.idle_timeout:
             msg = f"keep_alive must be less than idle_timeout ({self.idle_timeout:g}), not {self.keep_alive:g}"

@@ -2,6 +2,7 @@
 
 import pytest
 from config_folder import SITE
+from pydantic_core import PydanticCustomError
 
 
 @pytest.mark.parametrize(
@@ -100,3 +101,13 @@ def test_traces_of_nobody(folder):
     text = "server: {quic: {qlog: {folder: traces}}}\n"
     (problem,) = folder.problems(SITE + text)
     assert problem.endswith("'qlog' traces nobody: expected a share above 0, or clients")
+
+
+def test_several_workers_need_a_slot_in_connection_ids_that_are_routed_by(folder):
+    folder.write(SITE + "server: {quic: {connection_ids: {server_id: '0102'}}}\n")
+    connection_ids = folder.load().server.quic.connection_ids
+    connection_ids.suit(1)
+    with pytest.raises(PydanticCustomError, match="'slot' is off, and there are 4 workers; expected 'slot: on'"):
+        connection_ids.suit(4)
+    folder.write(SITE + "server: {quic: {connection_ids: {server_id: '0102', slot: on}}}\n")
+    folder.load().server.quic.connection_ids.suit(4)
