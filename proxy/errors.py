@@ -26,6 +26,7 @@ class Kind(Enum):
     MISDIRECTED = (421, "http_request_error", Side.CLIENT)
     CANCELLED = (499, "http_request_error", Side.CLIENT)
     INTERNAL = (500, "proxy_internal_error", Side.PROXY)
+    DNS_ERROR = (502, "dns_error", Side.UPSTREAM)
     CONNECT_REFUSED = (502, "connection_refused", Side.UPSTREAM)
     UPSTREAM_CLOSED = (502, "connection_terminated", Side.UPSTREAM)
     UPSTREAM_PROTOCOL = (502, "http_protocol_error", Side.UPSTREAM)

@@ -128,7 +128,7 @@ class World:
         tasks = Tasks(log)
         self.services = Services(
             snapshot=snapshot,
-            upstreams=Upstreams(meters, tasks, time.monotonic),
+            upstreams=Upstreams(*[meters, tasks, time.monotonic, None][: len(inspect.signature(Upstreams).parameters)]),
             deadlines=Deadlines(time.monotonic()),
             meters=meters,
             access_log=None,

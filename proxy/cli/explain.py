@@ -58,10 +58,11 @@ def explain(  # noqa: PLR0913, PLR0917  # click gives each option an argument
         sys.exit(1)
     question = _question(url, method, headers, client, protocol)
     now = time.monotonic()
-    notes = [_running_states(snapshot, now)]
+    places: dict[tuple[str, str], str] = {}
+    notes = [_running_states(snapshot, now, places)]
     if kept is None:
         notes.append(Line("secret", f"none in {configuration.state} before the first start: then keys, and what they choose, are others"))
-    for line in [*explain_request(snapshot, question, secret, now), *notes]:
+    for line in [*explain_request(snapshot, question, secret, now, places), *notes]:
         click.echo(f"{line.step:<{STEP_WIDTH}} {line.text}".rstrip())
 
 
@@ -114,8 +115,11 @@ def _question(url: str, method: str, headers: tuple[str, ...], client: str, prot
     )
 
 
-def _running_states(snapshot: Snapshot, now: float) -> Line:
-    """Give the snapshot's backends the states that a running qproxy tells of, and say whether there is one."""
+def _running_states(snapshot: Snapshot, now: float, places: dict[tuple[str, str], str]) -> Line:
+    """Give the snapshot's backends the states that a running qproxy tells of, and say whether there is one.
+
+    Where it has those that are named by host goes to *places*.
+    """
     if snapshot.admin is None:
         return Line("states", "the admin API is off: every backend is taken to be up")
     host, port = snapshot.admin
@@ -130,6 +134,8 @@ def _running_states(snapshot: Snapshot, now: float) -> Line:
         backend = pool.balancer.find(seen["backend"]) if pool is not None else None
         if pool is None or backend is None:
             continue
+        if seen.get("dns"):
+            places[name, backend.identity] = f"{', '.join(seen['addresses']) or 'no address'} ({seen['dns']})"
         if seen["state"] == "draining":
             pool.balancer.drain(backend, now)
         elif seen["state"] == "down":

@@ -40,7 +40,7 @@ def outside(old: Configuration, new: Configuration) -> list[str]:
     """What changed of the configuration besides the Snapshot: only connection IDs take effect before a restart."""
     lines = [f"state folder changed: {RESTART}"] if old.state != new.state else []
     lines += _connection_ids_change(old.server.quic.connection_ids, new.server.quic.connection_ids)
-    for section in ("log", "engines", "quic"):
+    for section in ("log", "engines", "quic", "dns"):
         before, after = getattr(old.server, section), getattr(new.server, section)
         pairs = [(name, getattr(before, name), getattr(after, name)) for name in type(after).model_fields]
         lines += [f"{section}.{name}{_from_to(one, other)}: {RESTART}" for name, one, other in pairs if one != other and name != LIVE]

@@ -8,7 +8,7 @@ from balancer.quic_lb import KEY_BYTES, Layout
 from proxy.config.model_base import SWITCH, Model
 from proxy.config.model_pool import Pool
 from proxy.config.model_site import Health, HealthOrOff, Site, health_switch
-from proxy.config.names import FileName, HexBytes, Name, Network, SocketAddress
+from proxy.config.names import FileName, HexBytes, Name, Nameserver, Network, SocketAddress
 from proxy.config.units import Duration, DurationOrOff, Size, SizeOrOff, is_off, says
 from proxy.engine.quic.ids import Routable
 
@@ -255,6 +255,22 @@ class ServerTimeouts(Model):
     elsewhere; default off."""
 
 
+class Dns(Model):
+    """How the names of endpoints are looked up: beside the requests, and again whenever the TTL of an answer is over.
+
+    The TTL counts as one second at least and as one hour at most. The hosts file, search domains and ``localhost`` mean what they do for
+    other programs.
+    """
+
+    nameservers: list[Nameserver] = Field(default_factory=list, max_length=8)
+    """Nameservers to ask, IP addresses with or without a port; default: those of the system (``/etc/resolv.conf``)."""
+    timeout: Duration = 5.0
+    """For one lookup, with all its tries."""
+    stale: DurationOrOff = 3600.0
+    """How long an answer is used beyond its TTL while there is no new one, whatever the reason: nameservers that don't answer, and a name
+    that is gone. ``off`` uses none beyond its TTL."""
+
+
 class Log(Model):
     """What is logged: accesses to standard output, events to standard error."""
 
@@ -289,6 +305,8 @@ class Server(Model):
     """Time limits on the listener side."""
     health: HealthOrOff = Health()
     """The proxy's own health answer on every listener, or ``off``."""
+    dns: Dns = Dns()
+    """How the names of endpoints are looked up; a change needs a restart."""
     log: Log = Log()
     """What is logged."""
     engines: Engines = Engines()

@@ -46,6 +46,22 @@ def parse_address(value: object) -> Address:
     return str(address), int(port)
 
 
+def parse_nameserver(value: object) -> str:
+    """``10.0.0.53``, ``10.0.0.53:5353`` or ``[2001:db8::53]:53``; gives it with its port."""
+    expected = "the IP address of a nameserver, with or without a port, such as 10.0.0.53 or [2001:db8::53]:53"
+    text = text_of(value, expected)
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if "%" not in bare and _is_address(bare):
+        return f"[{ip_address(bare)}]:53" if ":" in bare else f"{bare}:53"
+    try:
+        host, port = parse_address(text)
+    except ValueError:
+        raise wrong(expected) from None
+    if not port:
+        raise wrong(expected)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def parse_network(value: object) -> str:
     """A CIDR block or a single address, normalised."""
     expected = "a network such as 10.0.0.0/8 or 2001:db8::/32, or one address"
@@ -312,6 +328,7 @@ def _is_address(text: str) -> bool:
 
 
 SocketAddress = Annotated[Address, *as_text(parse_address, "IP address and port", examples=["0.0.0.0:8443", "[::]:8443"])]
+Nameserver = Annotated[str, *as_text(parse_nameserver, "nameserver", examples=["10.0.0.53", "[2001:db8::53]:53"])]
 Network = Annotated[str, *as_text(parse_network, "network", examples=["10.0.0.0/8"])]
 HostName = Annotated[str, *as_text(parse_host, "host name", examples=["a.example.com", "*.example.com"])]
 Path = Annotated[str, *as_text(parse_path, "path", pattern="^/")]

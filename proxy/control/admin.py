@@ -44,6 +44,16 @@ class ConfigStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What DNS has for a backend's host."""
+
+    addresses: tuple[str, ...]
+    """In use, in the order in which they are tried."""
+    words: str
+    """How old the answer is, or why there is none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Views:
     """Where the pages get what they show: called on the event loop, once for each request."""
 
@@ -53,6 +63,8 @@ class Views:
     pools: Callable[[], Iterable[PoolState]]
     last_probe: Callable[[str, str], str | None]
     """Pool and backend to the outcome of its last probe, in words; None: not probed."""
+    addresses: Callable[[str, str], Found | None]
+    """Pool and backend to where its host is; None: it has no name that is looked up."""
     config: Callable[[], ConfigStatus]
 
 
@@ -152,6 +164,7 @@ class Admin:
         return _json({"pools": pools})
 
     def _backend(self, pool: str, backend: BackendState) -> dict[str, object]:
+        found = self._views.addresses(pool, backend.identity)
         return {
             "backend": backend.identity,
             "state": backend.state,
@@ -160,6 +173,8 @@ class Admin:
             "backup": backend.backup,
             "inflight": backend.inflight,
             "last_probe": self._views.last_probe(pool, backend.identity),
+            "addresses": None if found is None else found.addresses,
+            "dns": None if found is None else found.words,
         }
 
     async def _config(self, _request: web.Request) -> web.Response:

@@ -14,6 +14,7 @@ import httpx
 
 from proxy import __version__
 from proxy.snapshot import Endpoint, HealthCheck, UpstreamTls
+from proxy.upstream.resolve import Addresses
 
 BODY_BYTES = 64 * 1024
 """How much of a body is searched for the wanted text."""
@@ -40,8 +41,9 @@ class Verdict:
 class Checker:
     """Checks the endpoints of one pool. Nothing is sent through proxies of the environment, and redirects are not followed."""
 
-    def __init__(self, health: HealthCheck, tls: UpstreamTls | None) -> None:
+    def __init__(self, health: HealthCheck, tls: UpstreamTls | None, addresses: Addresses) -> None:
         self._health = health
+        self._addresses = addresses
         self._tls = tls
         self._text = None if health.body is None else health.body.encode()
         self._clients: dict[str | None, httpx.AsyncClient] = {}
@@ -70,10 +72,24 @@ class Checker:
             await client.aclose()
 
     async def _ask(self, endpoint: Endpoint) -> Verdict:
+        """Ask at the addresses that requests would go to, one after the other until one can be connected to."""
+        if endpoint.unix_path is not None:
+            return await self._ask_at(endpoint, endpoint.host, [], None)
+        addresses = await self._addresses.of(endpoint.host)
+        share = self._health.timeout / len(addresses) if len(addresses) > 1 else None
+        for address in addresses[:-1]:
+            connected: list[Any] = []
+            try:
+                return await self._ask_at(endpoint, address, connected, share)
+            except httpx.TransportError:
+                if connected:
+                    raise
+        return await self._ask_at(endpoint, addresses[-1], [], share)
+
+    async def _ask_at(self, endpoint: Endpoint, address: str, connected: list[Any], patience: float | None) -> Verdict:
+        """Ask at one *address*. The connection is put into *connected*; *patience* is the time to make it, in seconds."""
         health = self._health
-        url = httpx.URL(
-            scheme="https" if endpoint.secure else "http", host=endpoint.host, port=endpoint.port, raw_path=health.path.encode()
-        )
+        url = httpx.URL(scheme="https" if endpoint.secure else "http", host=address, port=endpoint.port, raw_path=health.path.encode())
         headers = {
             "host": endpoint.authority.decode() if health.host is None else health.host,
             "user-agent": f"qproxy-probe/{__version__}",
@@ -81,21 +97,20 @@ class Checker:
             "accept-encoding": "identity",
             "connection": "close",
         }
-        opened: list[Any] = []
 
         async def trace(event: str, details: dict[str, Any]) -> None:
             if event in {"connection.connect_tcp.complete", "connection.connect_unix_socket.complete"}:
-                opened.append(details["return_value"])
+                connected.append(details["return_value"])
 
-        extensions: dict[str, Any] = {"trace": trace}
-        if self._tls is not None and self._tls.server_name:
-            extensions["sni_hostname"] = self._tls.server_name
+        extensions: dict[str, Any] = {"trace": trace, "timeout": {"connect": patience}}
+        if self._tls is not None and endpoint.secure:
+            extensions["sni_hostname"] = self._tls.server_name or endpoint.host
         try:
             async with self._client(endpoint.unix_path).stream("GET", url, headers=headers, extensions=extensions) as response:
                 return await self._judge(response)
         finally:
             # httpcore leaves the socket open when it is cancelled in a TLS handshake, and the loop would keep it for good
-            for stream in opened:
+            for stream in connected:
                 await stream.aclose()
 
     async def _judge(self, response: httpx.Response) -> Verdict:

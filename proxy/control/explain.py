@@ -3,8 +3,9 @@
 Uses the same snapshot, tables and pools as the data path, and changes nothing in them. Knows no sockets.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from balancer.affinity import address_key
 from proxy.early import why_wait
@@ -50,8 +51,17 @@ class Line:
     text: str
 
 
-def explain(snapshot: Snapshot, question: Question, secret: bytes, now: float) -> Iterator[Line]:
-    """The steps in the order in which a request meets them; the last line says how it ends."""
+Places: TypeAlias = Mapping[tuple[str, str], str]
+"""By pool and backend: addresses, and how old they are."""
+
+NOWHERE: Places = {}
+
+
+def explain(snapshot: Snapshot, question: Question, secret: bytes, now: float, places: Places = NOWHERE) -> Iterator[Line]:
+    """The steps in the order in which a request meets them; the last line says how it ends.
+
+    *places* tells where DNS has backends that are named by host.
+    """
     listener = _listener(snapshot, question)
     if listener is None:
         yield Line("listener", f"none speaks {question.protocol}: there {_are(snapshot)}")
@@ -136,7 +146,7 @@ def explain(snapshot: Snapshot, question: Question, secret: bytes, now: float) -
         connection_key = address_key(secret, question.client)
         client_key = address_key(secret, client)
         key = pool.key.key(connection_key=connection_key, client_key=lambda: client_key, path=parts.path, headers=parts.headers)
-        yield from _forward(chosen.action, key, _key_source(pool, key, connection_key, question), now)
+        yield from _forward(chosen.action, key, _key_source(pool, key, connection_key, question), now, places)
 
 
 def _listener(snapshot: Snapshot, question: Question) -> Listener | None:
@@ -219,7 +229,7 @@ def _policy_texts(route: Route, client: str) -> Iterator[str]:
             yield f"{what} headers: {'; '.join(changes)}"
 
 
-def _forward(action: Forward, key: bytes, source: str, now: float) -> Iterator[Line]:
+def _forward(action: Forward, key: bytes, source: str, now: float, places: Places) -> Iterator[Line]:
     pool = action.pool
     pinned = ", pinned to the connection" if pool.pins else ""
     count = len(pool.endpoints)
@@ -230,6 +240,8 @@ def _forward(action: Forward, key: bytes, source: str, now: float) -> Iterator[L
     for number, step in enumerate(steps, 1):
         mark = "*" if step.chosen else " "
         yield Line("candidates" if number == 1 else "", f"{mark} {number}. {step.backend.identity} ({step.state}): {step.why}")
+        if place := places.get((pool.name, step.backend.identity)):
+            yield Line("", f"     at {place}")
     if not any(step.chosen for step in steps):
         yield Line("answer", "503: no backend of the pool is available")
     else:

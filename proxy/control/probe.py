@@ -16,6 +16,7 @@ from proxy.counters import Cell, Histogram
 from proxy.observe import Log, Metrics
 from proxy.snapshot import Endpoint, HealthCheck, Pool
 from proxy.tasks import Tasks
+from proxy.upstream.resolve import Addresses
 
 PARALLEL = 128
 """Probes of one pool that run at the same time; each lasts no longer than the pool's timeout."""
@@ -30,6 +31,8 @@ class Means:
     random: Callable[[], float]
     """0 to 1, for the jitter."""
     tasks: Tasks
+    addresses: Addresses
+    """Where the endpoints' hosts are: the same as for requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +47,12 @@ class Meters:
 class Prober:
     """Probes all pools of the current snapshot. ``clock`` gives monotonic seconds, the same as the data path's."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # what it probes, what it tells, and what a test replaces
         self,
         pools: Mapping[str, Pool],
         log: Log,
         metrics: Metrics,
+        addresses: Addresses,
         *,
         clock: Callable[[], float] = monotonic,
         random: Callable[[], float] = random.random,
@@ -56,7 +60,7 @@ class Prober:
         self._pools = pools
         self._probes = metrics.counter("qproxy_probes_total", "Health probes of backends, by result (ok, failed)", ("pool", "result"))
         self._seconds = metrics.histogram("qproxy_probe_seconds", "Time that a health probe took", ("pool",))
-        self._means = Means(log, clock, random, Tasks(log))
+        self._means = Means(log, clock, random, Tasks(log), addresses)
         self._probed: dict[str, _ProbedPool] = {}
         self._running = False
 
@@ -115,7 +119,7 @@ class _ProbedPool:
         self.health = health
         self.means = means
         self.meters = meters
-        self.checker = Checker(health, pool.tls)
+        self.checker = Checker(health, pool.tls, means.addresses)
         self.parallel = asyncio.Semaphore(PARALLEL)
         self.endpoints: dict[str, _ProbedEndpoint] = {}
         self._tls = pool.tls

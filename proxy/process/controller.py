@@ -16,7 +16,7 @@ from balancer.pool import Pool as BalancerPool
 from proxy.config.compile import diff
 from proxy.config.diff import outside
 from proxy.config.load import ConfigError, Configuration, load
-from proxy.control.admin import Admin, ConfigStatus, Views
+from proxy.control.admin import Admin, ConfigStatus, Found, Views
 from proxy.control.certificates import CertificateRefresher
 from proxy.control.metrics import Exposition
 from proxy.control.probe import Prober
@@ -28,12 +28,15 @@ from proxy.process.team import Refused, Team
 from proxy.process.worker import StartError
 from proxy.snapshot import Listener
 from proxy.tasks import Tasks
+from proxy.upstream.resolve import Resolver
 
 
 class Controller:
-    """One controller. *listeners* are as configured, not as bound; *metrics* are its process's."""
+    """One controller. *metrics* and *resolver* are its process's."""
 
-    def __init__(self, config: Path, configuration: Configuration, team: Team, metrics: Metrics, log: Log) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917  # what is steered, and what a process has
+        self, config: Path, configuration: Configuration, team: Team, metrics: Metrics, log: Log, resolver: Resolver
+    ) -> None:
         self._config = config
         self._configuration = configuration
         self._team = team
@@ -43,7 +46,8 @@ class Controller:
         self._tasks = Tasks(log)
         self._generations = count(team.snapshot.generation + 1)
         self._listeners: tuple[Listener, ...] = team.snapshot.listeners
-        self._prober = Prober(team.snapshot.pools, log, metrics, clock=time.monotonic)
+        self._resolver = resolver
+        self._prober = Prober(team.snapshot.pools, log, metrics, resolver, clock=time.monotonic)
         self._refresher = CertificateRefresher(configuration.certificate_files, team.publish_certificates, log, metrics)
         self._loaded_at = self._attempted_at = time.time()
         self._failed = False
@@ -57,6 +61,7 @@ class Controller:
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Begin everything that goes on by itself; *stack* ends it. Raises StartError."""
         stack.push_async_callback(self._tasks.close)
+        self._resolver.follow(self._team.snapshot.pools)
         await self._start_admin(stack)
         await self._prober.start()
         stack.push_async_callback(self._prober.stop)
@@ -78,6 +83,7 @@ class Controller:
             draining=lambda: self._team.draining,
             pools=self._balancers,
             last_probe=self._prober.last_probe,
+            addresses=self._found,
             config=self._status,
         )
         admin = Admin(address, views, self._log)
@@ -90,6 +96,10 @@ class Controller:
 
     def _balancers(self) -> list[BalancerPool]:
         return [pool.balancer for pool in self._team.snapshot.pools.values()]
+
+    def _found(self, pool: str, identity: str) -> Found | None:
+        found = self._resolver.shown(self._team.snapshot.pools[pool].endpoints[identity].host)
+        return None if found is None else Found(*found)
 
     # Reload
 
@@ -135,6 +145,7 @@ class Controller:
             return
         changes = diff(replace(old, listeners=self._listeners), new) + outside(self._configuration, configuration)
         self._configuration = configuration
+        self._resolver.follow(self._team.snapshot.pools)
         self._prober.replace(self._team.snapshot.pools)
         self._refresher.replace(configuration.certificate_files)
         self._meters.reloads.cell("ok").value += 1

@@ -36,6 +36,7 @@ from proxy.message import Address
 from proxy.meters import ProxyMetrics
 from proxy.observe import Log, Metrics
 from proxy.policy.access import Networks
+from proxy.process.setup import make_resolver
 from proxy.services import Services
 from proxy.snapshot import Listener, Snapshot
 from proxy.sni import Certificate, TlsProfile
@@ -97,7 +98,9 @@ class Worker:
         self._seed = secrets.randbits(64)
         self._make_request_id = _request_ids()
         self._tasks = Tasks(self._log)
-        self._upstreams = Upstreams(self.meters, self._tasks, time.monotonic)
+        self.resolver = make_resolver(configuration.server.dns, self._log, metrics, self._tasks)
+        self._upstreams = Upstreams(self.meters, self._tasks, time.monotonic, self.resolver)
+        self.resolver.moved.append(self._upstreams.move)
         self._presence = Presence(configuration.state, time.time)
         self._tickets = Tickets(shared.secret, time.time, os.urandom, self._presence.alone_since)
         snapshot = self._compile(configuration, None, shared.generation)
@@ -139,8 +142,10 @@ class Worker:
     async def open(self, stack: contextlib.AsyncExitStack, sockets: Iterable[Sockets]) -> None:
         """Serve on *sockets*, one for each listener of the configuration, in its order; *stack* closes everything. Raises StartError."""
         stack.callback(self._presence.close)
+        stack.push_async_callback(self.resolver.close)
         stack.push_async_callback(self._tasks.close)
         stack.callback(self._upstreams.close)
+        self.resolver.follow(self.snapshot.pools)
         self._begin_tracing(stack)
         bound = []
         for wanted, given in zip(self.snapshot.listeners, sockets, strict=True):
@@ -248,6 +253,7 @@ class Worker:
         adopt(snapshot, old, time.monotonic())
         self._configuration = configuration
         self._services.snapshot = replace(snapshot, listeners=old.listeners, admin=old.admin)
+        self.resolver.follow(snapshot.pools)
         self._upstreams.replace(snapshot.pools)
         self._limits.replace(snapshot.limits, snapshot.trusted_proxies)
         self.meters.config_generation.cell().value = snapshot.generation

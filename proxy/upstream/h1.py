@@ -67,6 +67,12 @@ class UpstreamConnection:
         """True when nothing can be sent on it any more."""
         return self._transport is None or self._transport.is_closing()
 
+    @property
+    def peer(self) -> str:
+        """The backend's IP address; empty for a unix socket, and when the connection is gone."""
+        address = self._transport.get_extra_info("peername") if self._transport is not None else None
+        return str(address[0]) if isinstance(address, tuple) else ""
+
     def begin(self, consumer: Consumer, request: UpstreamRequest) -> None:
         """Send a request head."""
         assert self._consumer is None

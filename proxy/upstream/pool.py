@@ -5,7 +5,8 @@ go. Decides nothing about which backend to take; that was the balancer.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from math import inf
 from typing import cast
 
 from proxy.errors import Kind, ProxyError
@@ -15,6 +16,7 @@ from proxy.stream import Waiter
 from proxy.tasks import Tasks
 from proxy.upstream.connect import connect
 from proxy.upstream.h1 import UpstreamConnection
+from proxy.upstream.resolve import Addresses
 
 
 class Attempt:
@@ -33,20 +35,31 @@ class Attempt:
 class EndpointConnections:
     """All connections to one endpoint of one pool."""
 
-    def __init__(self, pool: Pool, endpoint: Endpoint, meters: ProxyMetrics, tasks: Tasks, clock: Callable[[], float]) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917  # what Upstreams has, and which endpoint
+        self, pool: Pool, endpoint: Endpoint, meters: ProxyMetrics, tasks: Tasks, clock: Callable[[], float], addresses: Addresses
+    ) -> None:
         self._endpoint = endpoint
+        self._addresses = addresses
         self._tls: UpstreamTls | None = pool.tls
         self._settings: UpstreamConnections = pool.connections
         self._tasks = tasks
         self.clock = clock
         self._idle: list[UpstreamConnection] = []
         self._retired = False
+        self._moved_at = -inf
+        self._located: Collection[str] = ()
+        """Where DNS has the endpoint's host since then."""
         self._connected = meters.upstream_connects.cell(pool.name, "ok")
         self._failed = meters.upstream_connects.cell(pool.name, "failed")
         self._reused = meters.upstream_reused.cell(pool.name)
         self._open = meters.upstream_open.cell(pool.name)
         self.seconds = meters.upstream_seconds.cell(pool.name)
         """From sending a request to its response head."""
+
+    @property
+    def host(self) -> str:
+        """The endpoint's."""
+        return self._endpoint.host
 
     def configure(self, pool: Pool) -> None:
         """After a reload that left the endpoint as it was."""
@@ -93,19 +106,23 @@ class EndpointConnections:
 
     async def _connect(self, timeout: float, *, fast_open: bool) -> UpstreamConnection:  # noqa: ASYNC109  # handed on to connect()
         early = fast_open or self._endpoint.secure  # with TLS it is a ClientHello that may arrive twice
-        made = await connect(self._protocol, self._endpoint, self._tls, timeout, fast_open=early)
+        began = self.clock()  # and not when it is made: what was connected to an old address is as old as that
+        made = await connect(lambda: self._protocol(began), self._endpoint, self._tls, timeout, addresses=self._addresses, fast_open=early)
         connection = cast("UpstreamConnection", made)
         if connection.closed:  # meanwhile
             raise ProxyError(Kind.UPSTREAM_CLOSED, f"{self._endpoint.url} accepted a connection and closed it", retry=True)
         return connection
 
-    def _protocol(self) -> asyncio.BufferedProtocol:
-        return cast("asyncio.BufferedProtocol", UpstreamConnection(self, self.clock()))
+    def _protocol(self, opened: float) -> asyncio.BufferedProtocol:
+        return cast("asyncio.BufferedProtocol", UpstreamConnection(self, opened))
 
     def give_back(self, connection: UpstreamConnection, now: float) -> None:
         """An exchange is done with it and it can serve another."""
         settings = self._settings
         if self._retired or len(self._idle) >= settings.max_idle or now - connection.opened > settings.lifetime:
+            connection.close()
+            return
+        if connection.opened <= self._moved_at and connection.peer not in self._located:
             connection.close()
             return
         connection.idle_since = now
@@ -133,6 +150,13 @@ class EndpointConnections:
             for connection in old:
                 connection.close()
 
+    def move(self, addresses: Collection[str]) -> None:
+        """DNS has the endpoint's host at *addresses* now: idle connections to others close, busy ones after their exchange."""
+        self._moved_at, self._located = self.clock(), addresses
+        for connection in [connection for connection in self._idle if connection.peer not in addresses]:
+            self._idle.remove(connection)
+            connection.close()
+
     def retire(self) -> None:
         """The endpoint left the configuration: idle connections close now, busy ones after their exchange."""
         self._retired = True
@@ -144,7 +168,8 @@ class EndpointConnections:
 class Upstreams:
     """The endpoints of every pool."""
 
-    def __init__(self, meters: ProxyMetrics, tasks: Tasks, clock: Callable[[], float]) -> None:
+    def __init__(self, meters: ProxyMetrics, tasks: Tasks, clock: Callable[[], float], addresses: Addresses) -> None:
+        self._addresses = addresses
         self._meters = meters
         self._tasks = tasks
         self._clock = clock
@@ -158,7 +183,7 @@ class Upstreams:
         key = (pool.name, identity)
         found = self._endpoints.get(key)
         if found is None:
-            found = EndpointConnections(pool, pool.endpoints[identity], self._meters, self._tasks, self._clock)
+            found = EndpointConnections(pool, pool.endpoints[identity], self._meters, self._tasks, self._clock, self._addresses)
             if self._current is not None and self._current.get(pool.name) is not pool:
                 # An exchange of an older snapshot goes on to an endpoint that a reload took away, or that is reached differently now:
                 # it gets its connection, and nobody else gets it afterwards.
@@ -179,6 +204,12 @@ class Upstreams:
             else:
                 self._endpoints.pop(key).retire()
                 del self._fingerprints[key]
+
+    def move(self, host: str, addresses: Collection[str]) -> None:
+        """DNS has *host* at *addresses* now."""
+        for endpoint in self._endpoints.values():
+            if endpoint.host == host:
+                endpoint.move(addresses)
 
     def expire(self, now: float) -> None:
         """Close connections that were idle for too long."""

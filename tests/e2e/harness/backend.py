@@ -1,6 +1,6 @@
 """A backend process for tests: HTTP/1.1 on loopback, with an endpoint for each way to behave and to misbehave.
 
-``python -m harness.backend NAME PORT`` prints the port that it got. Endpoints:
+``python -m harness.backend NAME PORT [HOST]`` prints the port that it got. Endpoints:
 
 /hello                what the demo backend says          /headers        the request as JSON (head, trailers), once it is complete
 /health               OK, or what /control set            /control?health=STATUS   sets the status of /health
@@ -384,10 +384,10 @@ HANDLERS: dict[str, Handler] = {
 }
 
 
-async def main(name: str, port: int) -> None:
+async def main(name: str, port: int, host: str) -> None:
     loop = asyncio.get_running_loop()
     world = World(name)
-    server = await loop.create_server(lambda: Connection(world), "127.0.0.1", port, backlog=2048)
+    server = await loop.create_server(lambda: Connection(world), host, port, backlog=2048)
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()
     stop = asyncio.Event()
@@ -397,4 +397,4 @@ async def main(name: str, port: int) -> None:
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main(sys.argv[1], int(sys.argv[2])))
+        runner.run(main(sys.argv[1], int(sys.argv[2]), (sys.argv[3:] or ["127.0.0.1"])[0]))

@@ -15,19 +15,19 @@ ROOT = E2E.parents[1]
 class Backend:
     """One backend process. It keeps its port when it is started again."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, host: str = "127.0.0.1", port: int = 0) -> None:
         self.name = name
-        self.port = 0
+        self.host, self.port = host, port
         self._process: subprocess.Popen[str] | None = None
         self.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def start(self) -> None:
         assert self._process is None
-        command = [sys.executable, "-m", "harness.backend", self.name, str(self.port)]
+        command = [sys.executable, "-m", "harness.backend", self.name, str(self.port), self.host]
         environment = {"PYTHONPATH": f"{E2E}:{ROOT}", "PATH": ""}
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         assert self._process.stdout is not None
@@ -51,6 +51,8 @@ class Backend:
 
     def kill(self) -> None:
         self.stop(signal.SIGKILL)
+
+    close = kill
 
     def ask(self, path: str, method: str = "GET", content: bytes = b"") -> httpx.Response:
         """A request straight to it, past the proxy."""

@@ -21,6 +21,11 @@ TAKEN = [
     (units.parse_size_or_off, "off", 0),
     (names.parse_address, "127.0.0.1:0", ("127.0.0.1", 0)),
     (names.parse_address, "[2001:DB8::0]:65535", ("2001:db8::", 65535)),
+    (names.parse_nameserver, "10.0.0.53", "10.0.0.53:53"),
+    (names.parse_nameserver, "10.0.0.53:5353", "10.0.0.53:5353"),
+    (names.parse_nameserver, "2001:DB8::53", "[2001:db8::53]:53"),
+    (names.parse_nameserver, "[2001:DB8::53]", "[2001:db8::53]:53"),
+    (names.parse_nameserver, "[2001:db8::53]:5353", "[2001:db8::53]:5353"),
     (names.parse_network, "10.0.0.0/8", "10.0.0.0/8"),
     (names.parse_network, "2001:DB8::/32", "2001:db8::/32"),
     (names.parse_network, "192.0.2.1", "192.0.2.1/32"),
@@ -87,6 +92,10 @@ REFUSED = [
     (names.parse_address, "[127.0.0.1]:1", None),
     (names.parse_address, "[fe80::1%eth0]:1", None),
     (names.parse_address, None, None),
+    *(
+        (names.parse_nameserver, wrong, None)
+        for wrong in ("dns.example.com", "10.0.0.53:0", "10.0.0.53:x", "[10.0.0.53]:53", "fe80::1%lo", "", None)
+    ),
     (names.parse_network, "10.0.0.0/33", None),
     (names.parse_network, "example.com", None),
     (names.parse_network, "10.0.0.1/8", "10.0.0.0/8"),

@@ -23,15 +23,15 @@ class ProbeBackend:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def serve(cls, reply=None, *, port=0, unix=None, tls=None):
+    async def serve(cls, reply=None, *, host="127.0.0.1", port=0, unix=None, tls=None):
         self = cls(reply)
         if unix is not None:
             server = await asyncio.start_unix_server(self._serve, unix, ssl=tls)
             self.url = f"unix:{unix}"
         else:
-            server = await asyncio.start_server(self._serve, "127.0.0.1", port, ssl=tls)
+            server = await asyncio.start_server(self._serve, host, port, ssl=tls)
             self.port = server.sockets[0].getsockname()[1]
-            self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+            self.url = f"{'https' if tls else 'http'}://{host}:{self.port}"
         self._tasks = set()
         try:
             yield self

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from balancer.backend import Backend
 from proxy.control import admin as admin_module
-from proxy.control.admin import Admin, ConfigStatus, Views
+from proxy.control.admin import Admin, ConfigStatus, Found, Views
 from proxy.control.metrics import Exposition, read
 from proxy.meters import ProxyMetrics
 from proxy.observe import Metrics, NullLog
@@ -46,6 +46,7 @@ class World:
             draining=lambda: self.draining,
             pools=lambda: self.pools,
             last_probe=lambda pool, backend: f"{pool}: refused" if backend == "http://b" else None,
+            addresses=lambda pool, backend: Found(("192.0.2.1",), "fresh") if backend == "http://a" else None,
             config=lambda: self.config,
         )
 
@@ -115,6 +116,8 @@ async def test_pools_tell_every_backend():
                         "backup": False,
                         "inflight": 0,
                         "last_probe": None,
+                        "addresses": ["192.0.2.1"],
+                        "dns": "fresh",
                     },
                     {
                         "backend": "http://b",
@@ -124,6 +127,8 @@ async def test_pools_tell_every_backend():
                         "backup": True,
                         "inflight": 4,
                         "last_probe": "web: refused",
+                        "addresses": None,
+                        "dns": None,
                     },
                 ],
             }

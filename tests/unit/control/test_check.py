@@ -1,6 +1,8 @@
 """One health check against real servers: what counts as healthy, and what a person reads when it is not."""
 
 import asyncio
+import contextlib
+import socket
 import ssl
 import time
 from pathlib import Path
@@ -12,6 +14,7 @@ from proxy.config.material import self_signed
 from proxy.control.check import BODY_BYTES, REASON_LENGTH, Checker, Verdict
 from proxy.snapshot import Endpoint, HealthCheck, UpstreamTls
 from tests.unit.control.probe_backend import DEADLINE, ProbeBackend, answer, header
+from tests.unit.upstream.book import Book
 
 
 def rules(**changes):
@@ -26,8 +29,8 @@ def endpoint(url):
     return Endpoint(url, secure=parts.scheme == "https", host=parts.hostname, port=parts.port, unix_path=None)
 
 
-async def check(url, tls=None, **changes):
-    checker = Checker(rules(**changes), tls)
+async def check(url, tls=None, book=None, **changes):
+    checker = Checker(rules(**changes), tls, Book() if book is None else book)
     try:
         return await checker.check(url if isinstance(url, Endpoint) else endpoint(url))
     finally:
@@ -222,6 +225,16 @@ class Secured:
         self.client = ssl.create_default_context(cadata=certificate.chain_pem.decode())
 
 
+async def test_tls_is_verified_against_the_host_that_was_looked_up_for_an_address(tmp_path):
+    secured = Secured(tmp_path, "web.internal")
+    async with ProbeBackend.serve(tls=secured.server) as backend:
+        book = Book({"web.internal": ["127.0.0.1"], "other.internal": ["127.0.0.1"]})
+        good = await check(f"https://web.internal:{backend.port}", UpstreamTls(secured.client, None, ()), book)
+        wrong = await check(f"https://other.internal:{backend.port}", UpstreamTls(secured.client, None, ()), book)
+    assert (good, secured.asked_for) == (GOOD, ["web.internal", "other.internal"])
+    assert wrong == bad("certificate refused: Hostname mismatch, certificate is not valid for 'other.internal'.")
+
+
 async def test_tls_is_verified_against_the_pools_name(tmp_path):
     secured = Secured(tmp_path, "backend.test")
     async with ProbeBackend.serve(tls=secured.server) as backend:
@@ -274,3 +287,43 @@ async def test_a_handshake_that_hangs_leaves_no_connection_open(tmp_path):
         assert await check(url, tls, timeout=0.2) == bad("no answer within 0.2 s")
         async with asyncio.timeout(DEADLINE):
             await ended.wait()
+
+
+@contextlib.contextmanager
+def black_hole():
+    """A port of 127.0.0.1 that never answers a connect."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.connect(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+async def test_a_host_is_asked_at_its_addresses_in_turn_until_one_can_be_connected_to():
+    async with ProbeBackend.serve(host="127.0.0.2") as backend:
+        url = f"http://web.internal:{backend.port}"
+        assert await check(url, book=Book({"web.internal": ["127.0.0.3", "127.0.0.2"]})) == GOOD
+        assert header(backend.requests[0], "host") == [f"web.internal:{backend.port}"]
+        assert await check(url, book=Book({"web.internal": ["127.0.0.3", "127.0.0.4"]})) == bad("connection refused")
+        assert await check(url, book=Book()) == bad("web.internal: domain name not found")
+
+
+async def test_an_address_that_swallows_packets_leaves_time_for_the_next_one():
+    with black_hole() as port:
+        async with ProbeBackend.serve(host="127.0.0.2", port=port):
+            assert await check(f"http://web.internal:{port}", book=Book({"web.internal": ["127.0.0.1", "127.0.0.2"]}), timeout=0.5) == GOOD
+        assert await check(f"http://web.internal:{port}", book=Book({"web.internal": ["127.0.0.1"]}), timeout=0.2) == bad(
+            "no answer within 0.2 s"
+        )
+
+
+async def test_an_address_that_connects_is_the_one_that_counts():
+    async with ProbeBackend.serve(answer(500), host="127.0.0.1") as broken, ProbeBackend.serve(host="127.0.0.2", port=broken.port) as well:
+        url = f"http://web.internal:{broken.port}"
+        assert await check(url, book=Book({"web.internal": ["127.0.0.1", "127.0.0.2"]})) == bad("status 500")
+        assert not well.requests

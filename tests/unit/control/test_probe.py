@@ -15,6 +15,7 @@ from proxy.observe import Metrics
 from proxy.policy.key import KeySource
 from proxy.snapshot import Endpoint, HealthCheck, Pool, UpstreamConnections, UpstreamTls
 from tests.unit.control.probe_backend import DEADLINE, ProbeBackend, answer
+from tests.unit.upstream.book import Book
 
 FOREVER = 1000.0
 """An interval of which no test sees the end."""
@@ -79,7 +80,7 @@ def make_pool(*backends, name="web", health=None, tls=None, previous=None, **set
 @contextlib.asynccontextmanager
 async def probing(*pools, **options):
     log, metrics = Log(), Metrics()
-    prober = Prober({pool.name: pool for pool in pools}, log, metrics, **options)
+    prober = Prober({pool.name: pool for pool in pools}, log, metrics, Book(), **options)
     prober.log, prober.metrics = log, metrics
     await prober.start()
     try:
@@ -353,7 +354,7 @@ async def test_a_health_check_may_come_and_go():
 async def test_before_start_and_after_stop_nothing_is_asked():
     async with ProbeBackend.serve() as backend:
         pool = make_pool(backend)
-        prober = Prober({}, Log(), Metrics())
+        prober = Prober({}, Log(), Metrics(), Book())
         prober.replace({"web": pool})
         assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("probe ")]
         await prober.start()

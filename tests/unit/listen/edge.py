@@ -30,6 +30,7 @@ from proxy.tasks import Tasks
 from proxy.upstream.pool import Upstreams
 from tests.unit.exchange_world import World
 from tests.unit.listen.conftest import Authority
+from tests.unit.upstream.book import Book
 from tests.unit.upstream.rig import Backend, read_head, serve, until
 
 HOST = "a.example.com"
@@ -137,7 +138,7 @@ class Edge:
             timeouts=options.pop("timeouts", TIMEOUTS),
         )
         assert not options, options
-        services.upstreams = Upstreams(world.meters, self.tasks, lambda: world.now)
+        services.upstreams = Upstreams(world.meters, self.tasks, lambda: world.now, Book())
         services.log = self.log
         contexts = TlsContexts()
         contexts.build(services.snapshot)

@@ -21,6 +21,7 @@ from proxy.snapshot import Endpoint, Pool, UpstreamConnections, UpstreamTls
 from proxy.tasks import Tasks
 from proxy.upstream.h1 import UpstreamConnection
 from proxy.upstream.pool import Attempt, EndpointConnections, Upstreams
+from tests.unit.upstream.book import Book
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -70,12 +71,14 @@ class Backend:
 
 
 @contextlib.asynccontextmanager
-async def serve(script: Script, *, context: ssl.SSLContext | None = None, path: Path | None = None) -> AsyncIterator[Backend]:
+async def serve(
+    script: Script, *, context: ssl.SSLContext | None = None, path: Path | None = None, host: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[Backend]:
     backend = Backend(script)
     if path is not None:
         server = await asyncio.start_unix_server(backend.accept, path)
     else:
-        server = await asyncio.start_server(backend.accept, "127.0.0.1", 0, ssl=context)
+        server = await asyncio.start_server(backend.accept, host, port, ssl=context)
         backend.port = server.sockets[0].getsockname()[1]
     try:
         yield backend
@@ -156,7 +159,8 @@ class Rig:
         self.now = 1000.0
         self.meters = ProxyMetrics(Metrics())
         self.tasks = Tasks(NullLog())
-        self.upstreams = Upstreams(self.meters, self.tasks, lambda: self.now)
+        self.book = Book()
+        self.upstreams = Upstreams(self.meters, self.tasks, lambda: self.now, self.book)
         self.settings = settings or UpstreamConnections(8, 60, 600)
         self.identity = url
         self.pool = self.make_pool(tls)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 
 from proxy.snapshot import UpstreamTls
-from proxy.upstream import connect as connect_module
+from proxy.upstream import race as race_module
+from proxy.upstream.race import STAGGER, race
+from proxy.upstream.resolve import MAX_ADDRESSES
 from tests.unit.listen.conftest import Authority, Signed
-from tests.unit.upstream.rig import Rig, Taker, polite, serve, until
+from tests.unit.upstream.rig import Backend, Rig, Taker, polite, serve, until
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +120,10 @@ async def test_a_server_that_is_silent_in_the_handshake_is_a_timeout(ca: Authori
         assert await failure(made, 0.2) == ("failed", "CONNECT_TIMEOUT", True)
 
 
-async def test_refused_missing_and_impossible_places_are_refused_connects(tmp_path: Path) -> None:
+async def test_refused_and_missing_places_are_refused_connects(tmp_path: Path) -> None:
     async with serve(polite) as backend:
         port = backend.port
-    for url in (f"http://127.0.0.1:{port}", f"unix:{tmp_path / 'nothing'}", f"http://{'a' * 64}.example:1", "http://a..b:1"):
+    for url in (f"http://127.0.0.1:{port}", f"unix:{tmp_path / 'nothing'}"):
         async with pool_of(url) as made:
             assert await failure(made) == ("failed", "CONNECT_REFUSED", True)
 
@@ -148,28 +151,14 @@ def full_listener(host: str) -> "contextlib.AbstractContextManager[int]":
 
 
 async def test_a_backend_that_does_not_answer_the_connect_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connect_module, "TCP_FASTOPEN_CONNECT", 0)
+    monkeypatch.setattr(race_module, "TCP_FASTOPEN_CONNECT", 0)
     with full_listener("127.0.0.1") as port:
         async with pool_of(f"http://127.0.0.1:{port}") as made:
             assert await failure(made, 0.2) == ("failed", "CONNECT_TIMEOUT", True)
 
 
-@pytest.fixture
-def name_with(monkeypatch: pytest.MonkeyPatch):
-    """Makes a name have these addresses."""
-
-    def set_addresses(*addresses: tuple[str, int]) -> None:
-        loop = asyncio.get_running_loop()
-        real = loop.getaddrinfo
-
-        async def getaddrinfo(host: str, port: int, **values: Any) -> list[Any]:
-            if host != "web.internal":  # uvloop asks for numeric addresses too
-                return await real(host, port, **values)
-            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
-
-        monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
-
-    return set_addresses
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def closed_port() -> int:
@@ -177,34 +166,102 @@ async def closed_port() -> int:
         return backend.port
 
 
-async def test_the_addresses_of_a_name_are_tried_in_turn(name_with) -> None:
-    async with serve(polite) as backend, pool_of("http://web.internal:80") as made:
-        name_with(("127.0.0.1", await closed_port()), ("127.0.0.1", backend.port))
+@pytest.fixture
+async def elsewhere() -> AsyncIterator[Backend]:
+    """A backend on 127.0.0.2, on whose port nothing listens at 127.0.0.1."""
+    async with serve(polite, host="127.0.0.2") as backend:
+        yield backend
+
+
+async def test_the_addresses_of_a_name_are_tried_in_turn_at_once_where_one_refuses(elsewhere: Backend) -> None:
+    async with pool_of(f"http://web.internal:{elsewhere.port}") as made:
+        made.book["web.internal"] = ["127.0.0.1", "127.0.0.3", "127.0.0.2"]
+        began = time.monotonic()
         assert (await made.get()).body == b"ok"
+        assert time.monotonic() - began < STAGGER
         assert (made.connects("ok"), made.connects("failed")) == (1, 0)
 
 
-async def test_an_address_that_swallows_packets_leaves_time_for_the_next_one(name_with, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connect_module, "TCP_FASTOPEN_CONNECT", 0)
+async def test_an_address_that_swallows_packets_costs_the_head_start_that_it_had() -> None:
     with full_listener("127.0.0.1") as port:
-        async with serve(polite) as backend, pool_of("http://web.internal:80") as made:
-            name_with(("127.0.0.1", port), ("127.0.0.1", backend.port))
+        async with serve(polite, host="127.0.0.2", port=port), pool_of(f"http://web.internal:{port}") as made:
+            made.book["web.internal"] = ["127.0.0.1", "127.0.0.2"]
             taker = Taker()
-            made.open(taker, 1)
+            began = time.monotonic()
+            made.open(taker, 10)
             await until(lambda: taker.said)
+            took = time.monotonic() - began
             assert taker.said == [("connected",)]
+            assert STAGGER - 0.01 <= took < 4 * STAGGER
             assert taker.connection is not None
             taker.connection.abort()
 
 
-async def test_the_last_addresss_failure_is_told_and_no_more_than_the_bound_are_tried(name_with) -> None:
-    async with serve(polite) as backend, pool_of("http://web.internal:80") as made:
-        refused = ("127.0.0.1", await closed_port())
-        name_with(*[refused] * connect_module.MAX_ADDRESSES, ("127.0.0.1", backend.port))
+async def test_addresses_that_refuse_do_not_end_a_connect_that_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(race_module, "STAGGER", 0.01)
+    with full_listener("127.0.0.1") as port:
+        async with pool_of(f"http://web.internal:{port}") as made:
+            made.book["web.internal"] = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+            assert await failure(made, 0.2) == ("failed", "CONNECT_TIMEOUT", True)
+
+
+async def test_no_more_addresses_than_the_bound_are_tried(elsewhere: Backend) -> None:
+    async with pool_of(f"http://web.internal:{elsewhere.port}") as made:
+        made.book["web.internal"] = ["127.0.0.1"] * MAX_ADDRESSES + ["127.0.0.2"]
         assert await failure(made) == ("failed", "CONNECT_REFUSED", True)
 
 
-async def test_a_name_without_addresses_is_a_refused_connect(name_with) -> None:
+async def test_a_connect_given_up_leaves_no_socket() -> None:
+    before = open_files()
+    with full_listener("127.0.0.1") as port:
+        open_then = open_files()
+        task = asyncio.get_running_loop().create_task(race(["127.0.0.1"] * 3, port, fast_open=False))
+        await asyncio.sleep(0.01)
+        assert open_files() == open_then + 1
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert open_files() == open_then
+    assert open_files() == before
+
+
+async def test_a_connect_given_up_as_it_is_won_leaves_no_socket() -> None:
+    async with serve(polite) as backend:
+        before = open_files()
+        loop = asyncio.get_running_loop()
+        for turns in range(6):  # one of them is the turn in which the connect is over
+            task = loop.create_task(race(["127.0.0.1"], backend.port, fast_open=False))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            (sock,) = await asyncio.gather(task, return_exceptions=True)
+            if isinstance(sock, socket.socket):
+                sock.close()
+        await until(lambda: open_files() <= before)
+
+
+async def test_a_family_that_the_system_lacks_is_passed_over(elsewhere: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.socket
+
+    def without_ipv6(family: int = -1, *values: Any) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(97, "Address family not supported by protocol")
+        return real(family, *values)
+
+    monkeypatch.setattr(race_module.socket, "socket", without_ipv6)
+    sock = await race(["2001:db8::1", "127.0.0.2"], elsewhere.port, fast_open=False)
+    sock.close()
+
+
+async def test_fast_open_is_for_one_address_alone(elsewhere: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(race_module, "TCP_FASTOPEN_CONNECT", 30)
+    asked = []
+    for addresses in (["127.0.0.2"], ["127.0.0.2", "127.0.0.1"]):
+        sock = await race(addresses, elsewhere.port, fast_open=True)
+        asked.append(sock.getsockopt(socket.IPPROTO_TCP, 30))
+        sock.close()
+    assert asked == [1, 0]
+
+
+async def test_a_name_without_addresses_is_a_dns_error() -> None:
     async with pool_of("http://web.internal:80") as made:
-        name_with()
-        assert await failure(made) == ("failed", "CONNECT_REFUSED", True)
+        assert await failure(made) == ("failed", "DNS_ERROR", True)

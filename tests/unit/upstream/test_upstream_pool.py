@@ -212,6 +212,39 @@ async def test_a_reload_lets_go_of_an_endpoint_that_is_gone_idle_ones_now_and_bu
         assert len(made.upstreams._endpoints) == 0
 
 
+async def test_an_address_that_dns_has_no_more_loses_its_connections_idle_ones_now_and_busy_ones_after_their_exchange() -> None:
+    go = asyncio.Event()
+
+    async def script(reader: Reader, writer: Writer) -> None:
+        await read_head(reader)
+        await go.wait()
+        writer.write(answer())
+        await polite(reader, writer)
+
+    async with serve(script, host="127.0.0.2") as old, serve(polite, host="127.0.0.1", port=old.port):
+        made = Rig(f"http://web.internal:{old.port}")
+        made.book["web.internal"] = ["127.0.0.2"]
+        idle, running = await made.connect(), await made.connect()
+        made.ask(running)
+        assert idle.connection is not None
+        made.connections.give_back(idle.connection, made.now)
+        made.upstreams.move("other.internal", ["127.0.0.1"])
+        made.upstreams.move("web.internal", ["127.0.0.1", "127.0.0.2"])
+        assert len(made.idle) == 1, "its address is there as before"
+        made.upstreams.move("web.internal", ["127.0.0.1"])
+        assert made.idle == []
+        go.set()
+        await until(lambda: running.over)
+        assert running.said == [("head", 200, False), ("end", [])]
+        await until(lambda: made.open_now == 0)
+        made.book["web.internal"] = ["127.0.0.1"]
+        made.now += 1
+        await made.get()
+        await until(lambda: made.idle)
+        assert [connection.peer for connection in made.idle] == ["127.0.0.1"]
+        await made.close()
+
+
 async def test_an_exchange_of_an_older_snapshot_does_not_leave_its_tls_to_the_new_one() -> None:
     made = Rig("https://127.0.0.1:1", tls=UpstreamTls(ssl.create_default_context(), None, ("old",)))
     old = made.pool
