@@ -77,13 +77,13 @@ class App:
         worker, controller = self._worker, self._controller
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._logs.close)
+            raise_descriptor_limit(worker.snapshot.limits.connections, self._log)
             await worker.open(stack, self._bind(stack))
             await controller.start(stack)
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGTERM, self._stop)
             loop.add_signal_handler(signal.SIGINT, self._stop)
             loop.add_signal_handler(signal.SIGHUP, controller.want_reload)
-            raise_descriptor_limit(worker.snapshot.limits.connections, self._log)
             settle_memory()
             self._log.info(
                 "ready",

@@ -4,7 +4,11 @@ A ``ProxyError`` is raised or passed where a fault is found; ``exchange.py`` tur
 are translated where the library is called.
 """
 
+import errno
 from enum import Enum
+
+OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+"""What the system says when the process, or all of them, may have no more file descriptors."""
 
 
 class Side(Enum):
@@ -32,6 +36,8 @@ class Kind(Enum):
     UPSTREAM_PROTOCOL = (502, "http_protocol_error", Side.UPSTREAM)
     UPSTREAM_TLS = (502, "tls_protocol_error", Side.UPSTREAM)
     UPSTREAM_CERTIFICATE = (502, "tls_certificate_error", Side.UPSTREAM)
+    OVERLOADED = (503, "proxy_internal_response", Side.PROXY)
+    """Something of the proxy itself is used up: the request was sent nowhere."""
     NO_BACKEND = (503, "destination_unavailable", Side.UPSTREAM)
     CONNECT_TIMEOUT = (504, "connection_timeout", Side.UPSTREAM)
     RESPONSE_TIMEOUT = (504, "http_response_timeout", Side.UPSTREAM)

@@ -271,6 +271,9 @@ class Exchange:
         """The candidate can't be reached: nothing was sent, so any request may walk on to the next one, at once."""
         self._attempt = None
         now = self._services.clock()
+        if error.kind is Kind.OVERLOADED:
+            self._connect_relieved(error, now)
+            return
         self._give_up_backend(Outcome.CONNECT_FAILED, now)
         self._connect_failures += 1
         self._attempts -= 1
@@ -279,6 +282,19 @@ class Exchange:
             self._fail(error)
         else:
             self._try_again(candidate, now)
+
+    def _connect_relieved(self, error: ProxyError, now: float) -> None:
+        """We have no file descriptor left, which is no backend's fault: ask for one that is in reserve, once, and try the same again."""
+        backend = self._backend
+        assert backend is not None
+        self._give_up_backend(None, now)
+        self._connect_failures += 1
+        self._attempts -= 1
+        self._services.relieve()
+        if self._connect_failures == 1:
+            self._try(backend, now)
+        else:
+            self._fail(error)
 
     def _next_candidate(self, now: float) -> Backend | None:
         """The next one that was not tried yet."""

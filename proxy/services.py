@@ -31,3 +31,5 @@ class Services:
     secret: bytes
     """Keys the hashes of addresses and connection ids (``balancer/affinity.py``)."""
     draining: bool = False
+    relieve: Callable[[], None] = lambda: None
+    """To be called where a file descriptor is wanted and none is left: then some may be (``listen/descriptors.py``)."""

@@ -7,12 +7,14 @@ its own: one that was kept would go on answering for a process that no longer ac
 import asyncio
 import os
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from proxy import __version__
+from proxy.errors import OUT_OF_DESCRIPTORS
 from proxy.snapshot import Endpoint, HealthCheck, UpstreamTls
 from proxy.upstream.resolve import Addresses
 
@@ -36,6 +38,8 @@ class Verdict:
     healthy: bool
     words: str
     """The status, or what is wrong."""
+    ours: bool = False
+    """Whether it says nothing of the endpoint, as we have no file descriptor left to ask it."""
 
 
 class Checker:
@@ -62,7 +66,7 @@ class Checker:
         except TimeoutError:
             return Verdict(healthy=False, words=f"no answer within {timeout:g} s")
         except Exception as error:  # noqa: BLE001  # a backend may make a library raise anything; its probes have to go on
-            return Verdict(healthy=False, words=_reason(error))
+            return Verdict(healthy=False, words=_reason(error), ours=_errno(error) in OUT_OF_DESCRIPTORS)
 
     async def close(self) -> None:
         """Close what is open."""
@@ -173,19 +177,28 @@ async def _contains(response: httpx.Response, text: bytes) -> bool:
 
 def _reason(error: BaseException) -> str:
     """What went wrong in one line: the operating system's or TLS's own word, which httpx wraps several times, if there is one."""
-    cause: BaseException | None = error
-    for _ in range(_CAUSES):
+    for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _short(f"certificate refused: {cause.verify_message}")
         if isinstance(cause, ssl.SSLError):
             return _short(f"TLS failed: {cause.reason or cause}")
         if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
             return os.strerror(cause.errno).lower()
-        if isinstance(cause, BaseExceptionGroup):
-            cause = cause.exceptions[0]
-        elif cause is not None:
-            cause = cause.__cause__ or cause.__context__
     return _short(str(error) or type(error).__name__)
+
+
+def _errno(error: BaseException) -> int | None:
+    """The operating system's first word."""
+    return next((cause.errno for cause in _causes(error) if isinstance(cause, OSError) and cause.errno is not None), None)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    for _ in range(_CAUSES):
+        if cause is None:
+            return
+        yield cause
+        cause = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause.__cause__ or cause.__context__
 
 
 def _short(text: str) -> str:

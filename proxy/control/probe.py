@@ -182,6 +182,8 @@ class _ProbedEndpoint:
         owner.meters.seconds.observe(seconds)
         (owner.meters.ok if verdict.healthy else owner.meters.failed).value += 1
         self.last = f"{'ok' if verdict.healthy else 'failed'}: {verdict.words}"
+        if verdict.ours:
+            return
         backend = owner.pool.balancer.find(self._identity)
         assert backend is not None, "a pool's endpoints and its balancer's backends are made from one list"
         if owner.pool.balancer.report(backend, Outcome.PROBE_OK if verdict.healthy else Outcome.PROBE_FAILED, now):

@@ -7,6 +7,7 @@ listeners of the process, TCP and QUIC alike, so that a client can't take twice;
 import socket
 from typing import Protocol
 
+from proxy.listen.gate import Gate
 from proxy.observe import Metrics
 from proxy.policy.access import Networks
 from proxy.snapshot import Limits
@@ -88,6 +89,8 @@ class AcceptLimits:
     def __init__(self, limits: Limits, trusted: Networks, metrics: Metrics, counts: Counts | None = None) -> None:
         hits = metrics.counter("qproxy_limits_hit_total", "Connections refused at accept, by the limit that was hit.", ("limit",))
         self._hits = {limit: hits.cell(limit) for limit in LIMITS}
+        self.gate = Gate(metrics.gauge("qproxy_accepting", "1 while new connections come in, 0 while they have to wait").cell())
+        """Shut while none may come, whatever the limits."""
         self._counts: Counts = OwnCounts() if counts is None else counts
         self._limits = limits
         self._trusted = trusted

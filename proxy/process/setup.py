@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import resource
+import sys
 import time
 from collections.abc import Callable
 
@@ -38,15 +39,21 @@ def raise_descriptor_limit(connections: int, log: Log) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # macOS allows less than it says
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    have, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    have = descriptor_limit()
     wanted = 2 * connections + SPARE_DESCRIPTORS  # a client's connection and one to a backend
-    if have != resource.RLIM_INFINITY and have < wanted:
+    if have < wanted:
         log.warning(
             "fewer file descriptors than the connections may need: raise the hard limit, or lower limits.connections",
             descriptors=have,
             connections=connections,
             wanted=wanted,
         )
+
+
+def descriptor_limit() -> int:
+    """File descriptors that this process may have."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit if limit != resource.RLIM_INFINITY else sys.maxsize
 
 
 def settle_memory() -> None:

@@ -28,6 +28,7 @@ from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.quic.tickets import Tickets
 from proxy.engine.seam import Endpoint, Handle
 from proxy.listen.bind import Buffers
+from proxy.listen.descriptors import Descriptors
 from proxy.listen.limits import AcceptLimits
 from proxy.listen.tcp import TcpListener
 from proxy.listen.tls import TlsContexts
@@ -36,7 +37,7 @@ from proxy.message import Address
 from proxy.meters import ProxyMetrics
 from proxy.observe import Log, Metrics
 from proxy.policy.access import Networks
-from proxy.process.setup import make_resolver
+from proxy.process.setup import descriptor_limit, make_resolver
 from proxy.services import Services
 from proxy.snapshot import Listener, Snapshot
 from proxy.sni import Certificate, TlsProfile
@@ -119,6 +120,8 @@ class Worker:
         self._contexts = TlsContexts()
         self._contexts.build(snapshot)
         self._limits = AcceptLimits(snapshot.limits, snapshot.trusted_proxies, metrics)
+        self._descriptors = Descriptors(self._limits.gate, self.meters, self._log, self._upstreams.close_idle)
+        self._services.relieve = lambda: self._descriptors.relieve(time.monotonic())
         self.h2 = choose("h2", configuration.server.engines.h2)
         self.quic = choose("quic", configuration.server.engines.quic)
         self._tracing: Tracing | None = None
@@ -167,6 +170,8 @@ class Worker:
                 self._udp.append(udp)
             bound.append(listener)
         self._services.snapshot = replace(self.snapshot, listeners=tuple(bound))
+        self._descriptors.keep(descriptor_limit())
+        stack.callback(self._descriptors.close)
         self._tasks.start("tick", self._tick())
         self.meters.server_up.cell().value = 1
         self.meters.config_generation.cell().value = self.snapshot.generation
@@ -227,6 +232,7 @@ class Worker:
             await asyncio.sleep(TICK)
             try:
                 services.deadlines.turn(services.clock())
+                self._descriptors.look(services.clock())
                 self._logs.flush()
                 if count % EXPIRE_EVERY == 0:
                     self._upstreams.expire(services.clock())
@@ -323,7 +329,7 @@ class Worker:
 
     def _connected(self) -> bool:
         """Whether clients are there."""
-        return any(tcp.connections for tcp in self._tcp) or any(udp.clients for udp in self._udp)
+        return any(tcp.connections or tcp.accepting for tcp in self._tcp) or any(udp.clients for udp in self._udp)
 
     def _busy(self) -> int:
         """Exchanges in progress."""

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable
 from typing import TypeVar
 
-from proxy.errors import Kind, ProxyError
+from proxy.errors import OUT_OF_DESCRIPTORS, Kind, ProxyError
 from proxy.snapshot import Endpoint, UpstreamTls
 from proxy.upstream.race import race
 from proxy.upstream.resolve import Addresses
@@ -41,7 +41,8 @@ async def connect(  # noqa: PLR0913  # all that a connection is made of
     except ssl.SSLError as error:
         raise ProxyError(Kind.UPSTREAM_TLS, f"{endpoint.url}: {error.reason or error}", retry=True) from None
     except OSError as error:
-        raise ProxyError(Kind.CONNECT_REFUSED, f"{endpoint.url}: {error.strerror or error}", retry=True) from None
+        kind = Kind.OVERLOADED if error.errno in OUT_OF_DESCRIPTORS else Kind.CONNECT_REFUSED
+        raise ProxyError(kind, f"{endpoint.url}: {error.strerror or error}", retry=True) from None
     except ValueError as error:  # a name that can't be one: of a host (UnicodeError), or to verify
         raise ProxyError(Kind.CONNECT_REFUSED, f"{endpoint.url}: {error}", retry=True) from None
 

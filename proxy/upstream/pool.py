@@ -160,6 +160,10 @@ class EndpointConnections:
     def retire(self) -> None:
         """The endpoint left the configuration: idle connections close now, busy ones after their exchange."""
         self._retired = True
+        self.close_idle()
+
+    def close_idle(self) -> None:
+        """Close the idle connections."""
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
@@ -216,8 +220,13 @@ class Upstreams:
         for endpoint in self._endpoints.values():
             endpoint.expire(now)
 
+    def close_idle(self) -> None:
+        """Close every idle connection: their file descriptors are needed."""
+        for endpoint in self._endpoints.values():
+            endpoint.close_idle()
+
     def close(self) -> None:
-        """Let every idle connection go."""
+        """Let every idle connection go, and every other one after its exchange."""
         for endpoint in self._endpoints.values():
             endpoint.retire()
 

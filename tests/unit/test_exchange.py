@@ -678,3 +678,31 @@ def test_the_client_key_and_the_retry_budget() -> None:
     exchange.on_upstream_error(CLOSED, stale=False)
     assert client.status == 502
     assert world.records[0].key != client.affinity_key
+
+
+def test_without_a_file_descriptor_the_same_backend_is_tried_again_with_one_of_the_reserve() -> None:
+    world, client = World(idle=0), FakeClient()
+    asked: list[str] = []
+    world.services.relieve = lambda: asked.append("relieve")
+    world.request(client)
+    (endpoint,) = world.upstreams.endpoints.values()
+    endpoint.refuse(ProxyError(Kind.OVERLOADED, "too many open files", retry=True))
+    assert asked == ["relieve"]
+    assert len(endpoint.attempts) == 2
+    endpoint.connect()
+    assert list(world.upstreams.endpoints.values()) == [endpoint]
+    assert not client.said
+
+
+def test_with_none_in_reserve_either_the_client_hears_503_and_no_backend_is_blamed() -> None:
+    world, client = World(idle=0), FakeClient()
+    world.request(client)
+    (endpoint,) = world.upstreams.endpoints.values()
+    for _ in range(2):
+        endpoint.refuse(ProxyError(Kind.OVERLOADED, "too many open files", retry=True))
+    assert client.status == 503
+    assert (b"retry-after", b"1") in client.said[0][3]
+    assert list(world.upstreams.endpoints.values()) == [endpoint]
+    assert world.inflight == 0
+    assert all(backend.state == "up" for backend in world.balancer.backends)
+    assert world.records[0].ended == "overloaded"

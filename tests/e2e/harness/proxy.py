@@ -43,7 +43,8 @@ class Proxy:
 
     By default it serves a.example.com and b.example.com (each with a certificate of *authority*) from the pool ``web`` of *backends*,
     and shows the affinity key to them in X-Affinity-Key. ``server`` and ``sites`` (by first host) are laid over that. ``answers=False``:
-    its listener does not answer /health to everybody, so its log has to say when it is ready.
+    its listener does not answer /health to everybody, so its log has to say when it is ready. It has no more file descriptors than
+    *descriptors*, where that is given.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Proxy:
         sites: Mapping[str, Mapping[str, Any]] | None = None,
         environment: Mapping[str, str] | None = None,
         answers: bool = True,
+        descriptors: int | None = None,
     ) -> None:
         self.folder, self.authority, self.backends = folder, authority, list(backends)
         self.port, self.admin_port = free_port(), free_port()
@@ -63,6 +65,7 @@ class Proxy:
         self.log_file = folder / "qproxy.log"
         self._environment = dict(environment or {})
         self._answers = answers
+        self._limited = [] if descriptors is None else ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"]
         self._process: subprocess.Popen[bytes] | None = None
         (self.config / "sites").mkdir(parents=True, exist_ok=True)
         self.server = merged(self._default_server(), server or {})
@@ -113,7 +116,7 @@ class Proxy:
         keep = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")}
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-W", "error::RuntimeWarning", "-m", "proxy", "-c", str(self.config)],
+                [*self._limited, sys.executable, "-W", "error::RuntimeWarning", "-m", "proxy", "-c", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -14,6 +14,7 @@ from proxy.config.material import self_signed
 from proxy.control.check import BODY_BYTES, REASON_LENGTH, Checker, Verdict
 from proxy.snapshot import Endpoint, HealthCheck, UpstreamTls
 from tests.unit.control.probe_backend import DEADLINE, ProbeBackend, answer, header
+from tests.unit.few_descriptors import few_descriptors
 from tests.unit.upstream.book import Book
 
 
@@ -327,3 +328,10 @@ async def test_an_address_that_connects_is_the_one_that_counts():
         url = f"http://web.internal:{broken.port}"
         assert await check(url, book=Book({"web.internal": ["127.0.0.1", "127.0.0.2"]})) == bad("status 500")
         assert not well.requests
+
+
+async def test_without_a_file_descriptor_nothing_is_learnt_of_the_endpoint():
+    async with ProbeBackend.serve() as backend:
+        with few_descriptors(0):
+            assert await check(backend.url) == Verdict(healthy=False, words="too many open files", ours=True)
+        assert await check(backend.url) == GOOD

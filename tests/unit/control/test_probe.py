@@ -15,6 +15,7 @@ from proxy.observe import Metrics
 from proxy.policy.key import KeySource
 from proxy.snapshot import Endpoint, HealthCheck, Pool, UpstreamConnections, UpstreamTls
 from tests.unit.control.probe_backend import DEADLINE, ProbeBackend, answer
+from tests.unit.few_descriptors import few_descriptors
 from tests.unit.upstream.book import Book
 
 FOREVER = 1000.0
@@ -396,3 +397,17 @@ async def test_a_drained_backend_is_probed_but_stays_drained():
             assert prober.log.lines == []
             pool.balancer.restore(drained, 1.0)
             assert drained.state == "down"
+
+
+async def test_a_probe_that_has_no_file_descriptor_blames_nobody():
+    async with ProbeBackend.serve() as backend:
+        pool = make_pool(backend, health=rules(interval=0.001))
+        async with probing(pool) as prober:
+            await reported(prober, pool, backend)
+            with few_descriptors(0):
+                async with asyncio.timeout(DEADLINE):
+                    while counts(prober)["web", "failed"] < 3:
+                        await asyncio.sleep(0.001)
+                assert prober.last_probe("web", backend.url) == "failed: too many open files"
+            assert next(iter(pool.balancer.backends)).state == "up"
+            assert prober.log.lines == []

@@ -12,6 +12,7 @@ from proxy.snapshot import UpstreamConnections, UpstreamTls
 from proxy.upstream import pool as pool_module
 from proxy.upstream.connect import connect
 from proxy.upstream.h1 import UpstreamConnection
+from tests.unit.few_descriptors import few_descriptors
 from tests.unit.upstream.rig import Rig, Taker, answer, polite, read_head, rig, serve, until
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
@@ -268,3 +269,37 @@ async def test_closing_lets_every_idle_connection_go_and_a_connect_in_progress_t
         await made.tasks.close()
         await until(lambda: made.open_now == 0)
         assert all(not isinstance(what[0], ProxyError) for what in taker.said)
+
+
+async def test_idle_connections_close_when_their_descriptors_are_needed_and_busy_ones_stay() -> None:
+    go = asyncio.Event()
+
+    async def script(reader: Reader, writer: Writer) -> None:
+        await read_head(reader)
+        writer.write(answer())
+        await read_head(reader)
+        await go.wait()
+        writer.write(answer())
+        await reader.read()
+
+    async with rig(script) as (made, _):
+        await settle(await busy(made, 3))
+        running = Taker()
+        made.take(running)
+        made.ask(running)
+        made.upstreams.close_idle()
+        await until(lambda: made.open_now == 1)
+        go.set()
+        await until(lambda: running.over)
+        assert made.connections.take() is running.connection
+        running.connection.abort()
+
+
+async def test_a_connect_without_a_file_descriptor_is_our_own_fault() -> None:
+    async with rig(polite) as (made, _):
+        taker = Taker()
+        with few_descriptors(0):
+            made.open(taker)
+            await until(lambda: taker.said)
+        assert taker.said == [("failed", "OVERLOADED", True)]
+        assert (await made.get()).body == b"ok"
