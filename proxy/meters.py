@@ -50,6 +50,7 @@ class ProxyMetrics:
         "quic_retries",
         "quic_retry",
         "quic_round_trip",
+        "quic_strays",
         "quic_tokens",
         "rejected",
         "reloads",
@@ -120,6 +121,11 @@ class ProxyMetrics:
         )
         self.quic_moves_refused = counter(
             "qproxy_quic_moves_refused_total", "UDP datagrams from another address than their client's, where migration is off"
+        )
+        self.quic_strays = counter(
+            "qproxy_quic_strays_total",
+            "UDP datagrams that came to another worker than their connection's, by what became of them (sent, received, dropped)",
+            ("result",),
         )
         self.quic_output = gauge("qproxy_quic_output_bytes", "Bytes of answers that wait for QUIC clients to take them", ("listener",))
         self.quic_ids_renewed = counter(

@@ -184,6 +184,8 @@ pub struct Endpoint {
     /// Datagrams from another IP address than their client's, where clients may not change theirs.
     #[pyo3(get)]
     moves_refused: u64,
+    /// Which datagrams that no connection has may be another worker's.
+    strays: packets::Strays,
 }
 
 #[pymethods]
@@ -235,6 +237,7 @@ impl Endpoint {
             certificates_compressed: compression.iter().map(|algorithm| (algorithm.name(), 0)).collect(),
             migration: setting(settings, "migration")?,
             moves_refused: 0,
+            strays: packets::Strays::default(),
             holds_of_gone: 0,
         })
     }
@@ -503,6 +506,11 @@ impl Endpoint {
         self.entries.iter().filter(|(_, entry)| entry.renewing || entry.generation != self.generation).count()
     }
 
+    /// Ask `stray` about datagrams for connection IDs that end in one of these slots, in forms of (configuration ID, bytes).
+    fn watch_strays(&mut self, slots: Vec<u8>, forms: Vec<(u8, usize)>) {
+        self.strays = packets::Strays { slots, forms };
+    }
+
     /// Answer new connection attempts with `CONNECTION_REFUSED` from now on.
     fn refuse_new(&mut self) {
         self.refusing = true;
@@ -520,6 +528,7 @@ impl Endpoint {
     fn on_datagram(&mut self, py: Python<'_>, data: &mut [u8], from: SocketAddr, to: SocketAddr) -> PyResult<()> {
         let slot = match self.find(data) {
             Some(slot) => slot,
+            None if self.strays.may_be(data) && self.callbacks.stray(py, data, from, to)? => return Ok(()),
             None if packets::is_short(data) => return self.reset_unknown(py, data, from, to),
             None => match self.accept(py, data, from, to)? {
                 Some(slot) => slot,

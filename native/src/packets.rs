@@ -76,6 +76,34 @@ pub fn is_short(data: &[u8]) -> bool {
     data.first().is_some_and(|first| first & 0xc0 == 0x40)
 }
 
+/// What tells that a datagram may be another worker's: the slot at the end of the connection ID that it is for.
+#[derive(Default)]
+pub struct Strays {
+    /// Of the other workers.
+    pub slots: Vec<u8>,
+    /// (Configuration ID, bytes) of connection IDs with a slot; opaque ones tell their length.
+    pub forms: Vec<(u8, usize)>,
+}
+
+impl Strays {
+    /// For all but a few of the datagrams that are not, false at once; the rest is for who knows our connection IDs.
+    #[must_use]
+    pub fn may_be(&self, data: &[u8]) -> bool {
+        if self.slots.is_empty() {
+            return false;
+        }
+        let cid = match data.first() {
+            Some(first) if first & 0x80 != 0 => data.get(5).and_then(|length| data.get(6..6 + usize::from(*length))),
+            Some(first) if first & 0x40 != 0 => data.get(1..),
+            _ => None,
+        };
+        let Some((cid, first)) = cid.and_then(|cid| Some((cid, *cid.first()?))) else { return false };
+        let ends = |length: usize| cid.get(length - 1).is_some_and(|slot| self.slots.contains(slot));
+        let unroutable = first >> 5 == 0b111 && ends(1 + usize::from(first & 0b11111));
+        unroutable || self.forms.iter().any(|(config, length)| first >> 5 == *config && ends(*length))
+    }
+}
+
 /// The long header that a datagram begins with; None for anything else.
 #[must_use]
 pub fn read_long_header(data: &[u8]) -> Option<LongHeader<'_>> {
@@ -130,6 +158,30 @@ mod tests {
         assert!(destination_of(b"\x40dest", 8).is_none());
         assert!(destination_of(b"\x00destined", 8).is_none());
         assert!(destination_of(b"\xc0\0\0\0\x01\xff", 8).is_none());
+    }
+
+    #[test]
+    fn what_may_be_another_workers_ends_in_its_slot() {
+        let strays = Strays { slots: vec![2, 9], forms: vec![(0, 4), (3, 6)] };
+        for (data, may_be) in [
+            (&b"\x40\x03ab\x09rest"[..], true),
+            (b"\x40\x03ab\x08rest", false),
+            (b"\x00\x03ab\x09rest", false),
+            (b"\x40\x65abcd\x02rest", true),
+            (b"\x40\x25abcd\x02rest", false),
+            (b"\x40\xe3ab\x02rest", true),
+            (b"\x40\xe4ab\x02\x03rest", false),
+            (b"\x40\xe4ab", false),
+            (b"\xe0\0\0\0\x01\x04\x03ab\x02\x02", true),
+            (b"\xe0\0\0\0\x01\x03\x03ab\x02\x02", false),
+            (b"\xe0\0\0\0\x01\xff\x03ab\x02\x02", false),
+            (b"\xe0\0\0\0\x01\0", false),
+            (b"", false),
+            (b"\x40", false),
+        ] {
+            assert_eq!(strays.may_be(data), may_be, "{data:x?}");
+            assert!(!Strays::default().may_be(data));
+        }
     }
 
     #[test]

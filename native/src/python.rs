@@ -43,6 +43,7 @@ pub struct Callbacks {
     make_trailers: Py<PyAny>,
     mint: Py<PyAny>,
     reset: Py<PyAny>,
+    stray: Py<PyAny>,
     refuse: Py<PyAny>,
     judge: Py<PyAny>,
     enter: Py<PyAny>,
@@ -83,6 +84,7 @@ impl Callbacks {
             make_trailers: setting(settings, "make_trailers")?,
             mint: setting(settings, "mint")?,
             reset: setting(settings, "reset")?,
+            stray: setting(settings, "stray")?,
             refuse: setting(settings, "refuse")?,
             judge: setting(settings, "judge")?,
             enter: setting(settings, "enter")?,
@@ -180,6 +182,14 @@ impl Callbacks {
     /// Those of the callable.
     pub fn reset(&self, py: Python<'_>, start: &[u8], size: usize, now: f64) -> PyResult<Option<Vec<u8>>> {
         self.reset.bind(py).call1((PyBytes::new(py, start), size, now))?.extract()
+    }
+
+    /// Whether a datagram of no connection here is another worker's, who gets it then.
+    ///
+    /// # Errors
+    /// Those of the callable.
+    pub fn stray(&self, py: Python<'_>, data: &[u8], from: SocketAddr, to: SocketAddr) -> PyResult<bool> {
+        self.stray.bind(py).call1((PyBytes::new(py, data), address(from), address(to)))?.extract()
     }
 
     /// Append the event that a client has no connection IDs of an earlier form any more.

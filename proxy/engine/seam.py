@@ -178,8 +178,18 @@ class Endpoint(Protocol):
 
     version: str
 
+    siblings: frozenset[int]
+    """Slots of the other workers of this port that are alive (``QuicSettings.slot``); none at first. What no connection here has and names
+    one of these is not answered, but kept for ``take_strays``."""
+
     def receive(self, datagrams: Sequence[Datagram], now: float) -> list[tuple[Handle, Event]]:
         """Take datagrams. Never raises on hostile input."""
+
+    def receive_strays(self, datagrams: Sequence[Datagram], now: float) -> list[tuple[Handle, Event]]:
+        """The same with datagrams that another worker handed over: what is not ours goes no further."""
+
+    def take_strays(self) -> list[tuple[int, Datagram]]:
+        """Datagrams of other workers' connections, a bounded number, with the slots that they name. Cheap when there are none."""
 
     def take_datagrams(self, now: float) -> list[Transmit]:
         """Datagrams to send now, of all connections with something to send, each bounded by congestion control and pacing."""
@@ -261,6 +271,10 @@ class Endpoint(Protocol):
     @property
     def resets_sent(self) -> int:
         """Stateless resets so far (RFC 9000, section 10.3)."""
+
+    @property
+    def strays_dropped(self) -> int:
+        """Datagrams so far of other workers' connections that came beyond a bound, or were handed over to the wrong one."""
 
 
 class FastEndpoint(Endpoint, Protocol):

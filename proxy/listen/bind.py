@@ -9,6 +9,9 @@ Address = tuple[str, int]
 FAST_OPEN_QUEUE = 256
 """Pending TCP Fast Open requests."""
 
+STRAYS_BUFFER = 1024 * 1024
+"""Bytes that may wait for a worker to which others hand them over, as the kernel counts them: it gives what it allows."""
+
 IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8)
 """Linux's number; Python names it from 3.14 on."""
 
@@ -72,3 +75,15 @@ def bind_udp(address: Address, buffers: Buffers = Buffers()) -> socket.socket:  
         sock.close()
         raise
     return sock
+
+
+def pair_for_strays() -> tuple[socket.socket, socket.socket]:
+    """The ends at which a worker receives what others hand over to it, and at which all of them send (``handover.py``). Raises OSError.
+
+    A pair, since its queue is bounded by bytes alone: of other Unix sockets ten datagrams fill it (net.unix.max_dgram_qlen).
+    """
+    receiving, sending = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    for sock in (receiving, sending):
+        sock.setblocking(False)
+    sending.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STRAYS_BUFFER)
+    return receiving, sending

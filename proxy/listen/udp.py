@@ -29,7 +29,8 @@ from proxy.errors import Reset
 from proxy.listen.age import begin_age
 from proxy.listen.batch import joined
 from proxy.listen.client import ClientStreams
-from proxy.listen.datagrams import Datagrams, Fast, Portable, is_fast
+from proxy.listen.datagrams import BATCH, Datagrams, Fast, Portable, is_fast
+from proxy.listen.handover import Handover
 from proxy.listen.limits import AcceptLimits
 from proxy.listen.totals import Totals
 from proxy.listen.udp_socket import UdpSocket
@@ -150,6 +151,7 @@ class UdpListener:
         self._datagrams: Datagrams = (
             Fast(self.endpoint, sock.fileno()) if is_fast(self.endpoint) else Portable(self.endpoint, self._socket, services.log)
         )
+        self._handover: Handover | None = None
         self._counted_in = self._counted_out = 0
         self._totals = Totals()
         self._asking = self.endpoint.first_packets(services.clock()).asking
@@ -176,6 +178,10 @@ class UdpListener:
             tell(meters.quic_certificates_compressed.cell(algorithm), count)
         meters.quic_output.cell(self.listener.name).value = float(endpoint.output_bytes)
         tell(meters.limits_hit.cell("output"), endpoint.holds)
+        if (handover := self._handover) is not None:
+            tell(meters.quic_strays.cell("sent"), handover.sent)
+            tell(meters.quic_strays.cell("received"), handover.received)
+            tell(meters.quic_strays.cell("dropped"), handover.dropped + endpoint.strays_dropped)
         first = endpoint.first_packets(self.services.clock())
         tell(meters.quic_retries.cell(), first.retries)
         meters.quic_retry.cell(self.listener.name).value = float(first.asking)
@@ -210,11 +216,43 @@ class UdpListener:
         """Read from the socket from now on."""
         self._loop.add_reader(self._socket.fileno(), self._readable)
 
+    # Other workers of the port
+
+    def share(self, handover: Handover, siblings: frozenset[int]) -> None:
+        """Hand over to the workers of the slots *siblings* what is theirs, and take what they hand over. *handover* ends with this."""
+        self._handover = handover
+        self.endpoint.siblings = siblings
+        self._loop.add_reader(handover.fileno(), self._handed_over)
+
+    def know(self, siblings: frozenset[int]) -> None:
+        """Others are alive from now on.
+
+        What names a slot that is not among them is answered with a stateless reset: a worker is known here before it has connections,
+        and until it has none.
+        """
+        self.endpoint.siblings = siblings
+
+    def _hand_over(self, handover: Handover) -> None:
+        for slot, datagram in self.endpoint.take_strays():
+            handover.send(slot, datagram)
+
+    def _handed_over(self) -> None:
+        assert self._handover is not None
+        try:
+            datagrams = self._handover.receive(BATCH)
+            self._deliver(self.endpoint.receive_strays(datagrams, self.services.clock()))
+        except Exception as error:  # the listener outlives a fault of its engine
+            self.services.log.exception("the QUIC endpoint failed on a datagram", exc_info=error)
+        self._flush()
+
     # In
 
     def _readable(self) -> None:
         try:
-            self._deliver(self._datagrams.receive(self.services.clock()))
+            events = self._datagrams.receive(self.services.clock())
+            if self._handover is not None:
+                self._hand_over(self._handover)
+            self._deliver(events)
         except Exception as error:  # the listener outlives a fault of its engine
             self.services.log.exception("the QUIC endpoint failed on a datagram", exc_info=error)
         self._flush()
@@ -425,3 +463,6 @@ class UdpListener:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.remove_writer(self._socket.fileno())
         self._socket.close()
+        if self._handover is not None:
+            self._loop.remove_reader(self._handover.fileno())
+            self._handover.close()

@@ -28,6 +28,7 @@ from proxy.engine.quic.reasons import reason
 from proxy.engine.quic.resets import Resets
 from proxy.engine.quic.sessions import ALPN, Sessions, configuration_epoch
 from proxy.engine.quic.settings import MIN_DATAGRAM, QuicSettings
+from proxy.engine.quic.strays import Strays
 from proxy.engine.quic.tickets import Tickets
 from proxy.engine.quic.tls import CIPHERS, Identities
 from proxy.engine.quic.trace import Trace
@@ -114,6 +115,7 @@ class QuicEndpoint(Verbs):
         self._now = 0.0
         self._mint = Minter(secret, random_bytes, settings.routable, settings.slot)
         self._resets = Resets(self._mint, random_bytes)
+        self._strays = Strays(self._mint, settings.slot)
         self._gate = Gate(settings, secret, self._mint, random_bytes, wall)
         self._sections = FieldSections()
         self._configuration = QuicConfiguration(
@@ -162,6 +164,8 @@ class QuicEndpoint(Verbs):
             if other_lengths:
                 cid, connection = self._find(data, cid, connection)
             if connection is None:
+                if self._strays.siblings and cid is not None and self._strays.keep(data, datagram.peer, datagram.local):
+                    continue
                 may_answer = answers > len(self._answers)
                 if cid is not None and not data[0] & 0x80:
                     start = data[1 : 1 + packets.MAX_CID]
@@ -194,6 +198,32 @@ class QuicEndpoint(Verbs):
             self._collect(connection, now)
         self._dirty.update(touched)
         return self.take_events()
+
+    def receive_strays(self, datagrams: Sequence[Datagram], now: float) -> list[tuple[Handle, Event]]:
+        """See ``seam.Endpoint``, as for the next three."""
+        self._strays.handed_over = True
+        try:
+            return self.receive(datagrams, now)
+        finally:
+            self._strays.handed_over = False
+
+    def take_strays(self) -> list[tuple[int, Datagram]]:
+        """Those of other workers."""
+        return self._strays.take()
+
+    @property
+    def siblings(self) -> frozenset[int]:
+        """The other workers."""
+        return self._strays.siblings
+
+    @siblings.setter
+    def siblings(self, slots: frozenset[int]) -> None:
+        self._strays.replace(slots)
+
+    @property
+    def strays_dropped(self) -> int:
+        """Of other workers."""
+        return self._strays.dropped
 
     def _find(self, data: bytes, cid: bytes | None, connection: _Connection | None) -> tuple[bytes | None, _Connection | None]:
         """Whose datagram it is, where connection IDs of several lengths are in use: by the one of our usual length, or else by another."""

@@ -98,9 +98,10 @@ class Minter:
         return None
 
     @property
-    def steered(self) -> dict[int, int]:
-        """See ``steered_lengths``: of all forms that are known."""
-        return steered_lengths(self._forms) if self._slot is not None else {}
+    def slotted(self) -> list[tuple[int, int]]:
+        """Configuration ID and bytes of the forms with a slot at the end, of all that are known; but for opaque ones."""
+        layouts = [form.layout for form in self._forms if form is not None]
+        return [(layout.config_id, layout.cid_bytes) for layout in layouts if layout.slot]
 
 
 def steered_lengths(forms: Iterable[Routable | None]) -> dict[int, int]:

@@ -6,7 +6,7 @@ else is in native/src. Its clock is the system's own (CLOCK_MONOTONIC): ``now`` 
 Importing this fails where the wheel is not installed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import qproxy_native
@@ -20,8 +20,9 @@ from proxy.engine.quic.ids import Minter, Routable
 from proxy.engine.quic.resets import Resets
 from proxy.engine.quic.sessions import Sessions, configuration_epoch
 from proxy.engine.quic.settings import CERTIFICATE_COMPRESSIONS, QuicSettings
+from proxy.engine.quic.strays import Strays
 from proxy.engine.quic.tickets import LIFETIME, TICKETS, Tickets
-from proxy.engine.seam import HIGH_WATER, LOW_WATER, EngineLimits, FirstPackets, Handle, Select, Tracer, Transmit
+from proxy.engine.seam import HIGH_WATER, LOW_WATER, Datagram, EngineLimits, FirstPackets, Handle, Select, Tracer, Transmit
 from proxy.engine.validate import Malformed, pseudo_request, trailers
 from proxy.errors import Reset
 from proxy.message import Address, Headers
@@ -41,6 +42,7 @@ class NativeEndpoint(qproxy_native.Endpoint):
     _resets: Resets
     _gate: Gate
     _mint: Minter
+    _strays: Strays
 
     def __new__(  # noqa: PLR0913  # the signature that the engines share
         cls,
@@ -58,6 +60,7 @@ class NativeEndpoint(qproxy_native.Endpoint):
         """See ``QuicEndpoint``."""
         mint = Minter(secret, random_bytes, settings.routable, settings.slot)
         resets = Resets(mint, random_bytes)
+        strays = Strays(mint, settings.slot)
         gate = Gate(settings, secret, mint, random_bytes, wall)
         control, compression = settings.congestion_control, settings.certificate_compression
         self = super().__new__(
@@ -68,6 +71,7 @@ class NativeEndpoint(qproxy_native.Endpoint):
                 "mint": mint,
                 "cid_bytes": mint.cid_bytes,
                 "reset": resets.answer,
+                "stray": strays.keep,
                 "judge": judging(gate),
                 "enter": gate.enter,
                 "leave": lambda handle, complete: gate.leave(handle, complete=complete),
@@ -102,13 +106,46 @@ class NativeEndpoint(qproxy_native.Endpoint):
         self._resets = resets
         self._gate = gate
         self._mint = mint
+        self._strays = strays
         return self
+
+    def receive_strays(self, datagrams: Sequence[Datagram], now: float) -> list[tuple[Handle, Event]]:
+        """See ``seam.Endpoint``, as for the next three."""
+        self._strays.handed_over = True
+        try:
+            return self.receive(datagrams, now)
+        finally:
+            self._strays.handed_over = False
+
+    def take_strays(self) -> list[tuple[int, Datagram]]:
+        """Those of other workers."""
+        return self._strays.take()
+
+    @property
+    def siblings(self) -> frozenset[int]:
+        """The other workers."""
+        return self._strays.siblings
+
+    @siblings.setter
+    def siblings(self, slots: frozenset[int]) -> None:
+        self._strays.replace(slots)
+        self._watch()
+
+    @property
+    def strays_dropped(self) -> int:
+        """Of other workers."""
+        return self._strays.dropped
+
+    def _watch(self) -> None:
+        """What ``stray`` is asked about: whatever may name one of them, by its configuration ID, its length and its last byte."""
+        self.watch_strays(sorted(self._strays.siblings), self._mint.slotted)
 
     def change_connection_ids(self, routable: Routable | None) -> bool:
         """See ``seam.Endpoint``."""
         if not self._mint.change(routable):
             return False
         self.begin_generation(self._mint.cid_bytes)
+        self._watch()
         return True
 
     @property

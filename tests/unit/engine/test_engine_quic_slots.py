@@ -116,13 +116,13 @@ def test_ids_that_no_nonce_is_left_for_have_a_slot_too() -> None:
     assert other.slot_of(beyond + b"rest", whole=False) == 9
 
 
-def test_the_forms_that_the_kernel_has_to_know() -> None:
+def test_the_forms_that_name_a_slot() -> None:
     mint = Minter(SECRET, bytes, None, 9)
-    assert mint.steered == {}
+    assert mint.slotted == []
     mint.change(AWS)
     mint.change(SHORTEST)
-    assert mint.steered == {0: 20, 3: 7}
-    assert Minter(SECRET, bytes, AWS).steered == {}
+    assert mint.slotted == [(0, 20), (3, 7)]
+    assert Minter(SECRET, bytes, Routable(Layout(0, 4, 4), b"west")).slotted == []
     assert Minter(SECRET, bytes).slot_of(bytes(20), whole=False) is None
 
 
