@@ -369,12 +369,16 @@ fn a_download_goes_on_when_the_client_s_address_changes_in_the_middle_of_it() {
 /// A connection whose ends both have connection IDs to spare, for clients that move.
 fn pair_that_may_move() -> Pair {
     let mut pair = Pair::new();
+    may_move(&mut pair);
+    pair
+}
+
+fn may_move(pair: &mut Pair) {
     for number in 1..8 {
         pair.client.new_scid(&ConnectionId::from_ref(&[number; 8]), 7, false).unwrap();
         pair.server.quic.new_scid(&ConnectionId::from_ref(&[100 + number; 8]), 7, false).unwrap();
     }
     pair.exchange();
-    pair
 }
 
 /// What the client has to send comes to the server, and what this sends is lost.
@@ -433,8 +437,8 @@ fn an_address_that_was_left_before_it_was_validated_stops_nothing() {
     pair.client.send_ack_eliciting().unwrap();
     pair.exchange();
     let begun = Instant::now();
-    while pair.server.quic.path_stats().any(|path| path.peer_addr.port() == 4001 && path.total_pto_count == 0) {
-        assert!(begun.elapsed() < Duration::from_secs(20));
+    while begun.elapsed() < Duration::from_millis(50) {
+        // another challenge is due after 3 ms
         std::thread::sleep(Duration::from_millis(5)); // quiche has no clock but the system's
         assert!(pair.server.on_timer(Instant::now()));
         pair.exchange();
@@ -443,6 +447,80 @@ fn an_address_that_was_left_before_it_was_validated_stops_nothing() {
     pair.write(0, &request("GET", "/", &[]), true);
     pair.respond(0, 200, b"hello");
     assert_eq!(parsed(&pair.read(0).unwrap()).len(), 2);
+}
+
+/// The client moves, and its answer to the challenge is lost.
+fn lose_the_answer_to_a_challenge(pair: &mut Pair) {
+    let mut packet = [0; 1500];
+    pair.client.send_ack_eliciting().unwrap();
+    let (size, info) = pair.client.send(&mut packet).unwrap();
+    assert!(pair.server.receive(&mut packet[..size], pair.from, info.to));
+    let (size, info) = pair.server.send(&mut packet).unwrap();
+    let to = pair.client.path_stats().find(|path| path.active).unwrap().local_addr;
+    pair.client.recv(&mut packet[..size], RecvInfo { from: info.from, to }).unwrap();
+    pair.client.send(&mut packet).unwrap();
+}
+
+#[test]
+fn an_answer_to_a_challenge_that_is_lost_is_asked_for_again_though_all_packets_are_acknowledged() {
+    let mut pair = pair_that_may_move();
+    pair.from.set_port(4001);
+    lose_the_answer_to_a_challenge(&mut pair);
+    pair.client.send_ack_eliciting().unwrap(); // acknowledges the challenge
+    pair.exchange();
+    assert_eq!(state_of(&pair, 4001).as_deref(), Some("Validating"));
+    let begun = Instant::now();
+    while pair.app.told.is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        std::thread::sleep(pair.server.deadline().unwrap().saturating_duration_since(Instant::now())); // quiche has no clock but the system's
+        assert!(pair.server.on_timer(Instant::now()));
+        pair.exchange();
+    }
+    assert_eq!(pair.app.take(), ["moved to 127.0.0.1:4001"]);
+}
+
+#[test]
+fn a_client_that_comes_back_to_a_path_that_had_packets_in_flight_is_sent_no_more_than_its_window() {
+    for bbr in [false, true] {
+        let mut pair = Pair::with(|config| {
+            config.set_cc_algorithm(if bbr {
+                quiche::CongestionControlAlgorithm::Bbr2Gcongestion
+            } else {
+                quiche::CongestionControlAlgorithm::CUBIC
+            });
+        });
+        may_move(&mut pair);
+        pair.write(0, &request("GET", "/", &[]), true);
+        pair.server.quic.send_ack_eliciting().unwrap();
+        assert!(pair.server.send(&mut [0; 1500]).is_some()); // lost; its timer runs
+        pair.from.set_port(4001);
+        pair.client.send_ack_eliciting().unwrap();
+        pair.exchange();
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(100) {
+            std::thread::sleep(Duration::from_millis(5)); // quiche has no clock but the system's
+            assert!(pair.server.on_timer(Instant::now()));
+            pair.exchange();
+        }
+        pair.from.set_port(4000);
+        pair.client.send_ack_eliciting().unwrap();
+        pair.exchange();
+        let Connection { quic, http, .. } = &mut pair.server;
+        let http = http.as_mut().unwrap();
+        let none: [(&[u8], &[u8]); 0] = [];
+        http.send_head(quic, &LIMITS, 0, 200, &none, false);
+        http.send_data(quic, &LIMITS, 0, Chunk::Owned(vec![b'x'; 1_000_000]), true);
+        let window = pair.server.seen().unwrap().congestion_window;
+        let (mut sent, mut packet) = (0, [0; 1500]);
+        for _ in 0..1000 {
+            pair.server.feed(&LIMITS, &mut pair.app);
+            match pair.server.send(&mut packet) {
+                Some((size, _)) => sent += size,
+                None => std::thread::sleep(Duration::from_micros(100)), // paced
+            }
+        }
+        assert!(sent <= window + 1500, "{sent} of {window}, bbr {bbr}");
+    }
 }
 
 #[test]

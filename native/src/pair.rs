@@ -110,9 +110,15 @@ pub const LIMITS: Limits = Limits {
 impl Pair {
     /// Both ends, with the handshake done.
     pub fn new() -> Self {
+        Self::with(|_| ())
+    }
+
+    /// The same, with more settings of the server.
+    pub fn with(more: impl FnOnce(&mut quiche::Config)) -> Self {
         let (from, to) = (([127, 0, 0, 1], 4000).into(), ([127, 0, 0, 1], 443).into());
         let mut config = quiche::Config::with_boring_ssl_ctx_builder(quiche::PROTOCOL_VERSION, certificate()).unwrap();
         configure(&mut config, LIMITS.stream_window - LIMITS.stream_ahead());
+        more(&mut config);
         let server = quiche::accept(&ConnectionId::from_ref(b"serverid"), None, to, from, &mut config).unwrap();
         let mut config = quiche::Config::new(quiche::PROTOCOL_VERSION).unwrap();
         configure(&mut config, 10_000_000);

@@ -139,18 +139,20 @@ async def moved(proxy, times):
     await asyncio.to_thread(proxy.wait_for, lambda: proxy.logs().count('"path changed"') == times, f"logged change {times} of the path", 30)
 
 
-@pytest.mark.parametrize("path", [Path(), Path(loss=0.02, reorder=0.05)], ids=["a good path", "a bad path"])
-async def test_a_client_whose_address_changes_mid_download_gets_the_right_bytes_from_the_same_backend(authority, start_proxy, path):
-    proxy = start_proxy()
+BAD = Path(loss=0.02, reorder=0.05)
+
+
+async def moves_mid_download(authority, proxy, path, *, seed=6, moves=0):
+    """A download during which the client's port changes three times, *moves* of other clients before it: the right bytes, one backend."""
     size = 6 * MIB
-    with Relay(proxy.port, path, seed=6) as relay:
+    with Relay(proxy.port, path, seed=seed) as relay:
         async with http3(authority, relay.port, asks=True) as client:
             before = await client.get("/hello", host=HOST)
             stream = client.open(f"/bytes/{size}", host=HOST)
             for number in (1, 2, 3):
                 await reached(client, stream, number * size // 5)
                 relay.rebind()
-                await moved(proxy, number)
+                await moved(proxy, moves + number)
             answer = await client.answer(stream)
             after = await client.get("/hello", host=HOST)
     assert (answer.status, answer.size, answer.sha256) == (200, size, digest(size))
@@ -158,8 +160,21 @@ async def test_a_client_whose_address_changes_mid_download_gets_the_right_bytes_
     assert len(backends) == 1
     assert before.headers["x-affinity-key"] == after.headers["x-affinity-key"]
     changes = [json.loads(line) for line in proxy.logs().splitlines() if '"path changed"' in line]
-    assert {change["key"] for change in changes} == {before.headers["x-affinity-key"]}
-    assert proxy.metrics()[REBINDINGS] == 3
+    assert {change["key"] for change in changes[-3:]} == {before.headers["x-affinity-key"]}
+    assert proxy.metrics()[REBINDINGS] == moves + 3
+
+
+@pytest.mark.parametrize("path", [Path(), BAD], ids=["a good path", "a bad path"])
+async def test_a_client_whose_address_changes_mid_download_gets_the_right_bytes_from_the_same_backend(authority, start_proxy, path):
+    await moves_mid_download(authority, start_proxy(), path)
+
+
+async def test_bbr_goes_on_through_changes_of_the_address_on_a_bad_path(authority, start_proxy, differs):
+    """Ten downloads: an answer to a challenge may get lost, and with bbr all else is soon acknowledged."""
+    bbr = differs("congestion control")
+    proxy = start_proxy(server={"quic": {"congestion_control": "bbr" if bbr else "auto"}})
+    for number in range(10 if bbr else 1):
+        await moves_mid_download(authority, proxy, BAD, seed=number, moves=3 * number)
 
 
 async def test_a_client_whose_address_changes_mid_upload_is_heard_to_the_end(authority, start_proxy):
@@ -197,8 +212,12 @@ def test_curl_s_address_changes_mid_download(authority, start_proxy):
     size = 8 * MIB
     with Relay(proxy.port) as relay, closing(Curled(authority, proxy, "HTTP/3", port=relay.port)) as client:
         moved = client.download(f"/bytes/{size}", at={2 * MIB: relay.rebind, 5 * MIB: relay.rebind})
+
+        def counted():
+            return client.download("/hello").status == 200 and proxy.metrics()[REBINDINGS] == 2  # curl answers only while it transfers
+
+        proxy.wait_for(counted, "saw two changes of the path")
     assert (moved.status, moved.size, moved.sha256) == (200, size, digest(size))
-    assert proxy.metrics()[REBINDINGS] == 2
 
 
 async def test_many_clients_behind_one_nat_all_move_at_once(authority, start_proxy):
