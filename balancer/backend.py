@@ -29,12 +29,12 @@ class Backend:
         "weight",
     )
 
-    def __init__(self, identity: str, weight: int = 1, *, backup: bool = False) -> None:
+    def __init__(self, identity: str, weight: int = 1, *, backup: int = 0) -> None:
         self.identity = identity
         """The endpoint's normalised URL: what state is kept by."""
         self.weight = weight
         self.backup = backup
-        """Takes requests only while no primary is available."""
+        """0: a primary. A backup takes requests only while no backend with a lower number is available."""
         self.available = True
         """Whether requests may go there: up and not draining, or down with a trial due."""
         self.state = "up"

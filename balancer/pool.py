@@ -26,7 +26,8 @@ class Member:
     identity: str
     """The endpoint's normalised URL; once in a pool."""
     weight: int = 1
-    backup: bool = False
+    backup: int = 0
+    """0: a primary. A backup takes requests only while no backend with a lower number is available."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Pool:
         self._seed = seed
         self.health = Health(rise=settings.rise, fall=settings.fall, passive_fall=settings.passive_fall, probed=settings.probed)
         self.budget = Budget(settings.retry_budget_ratio, settings.retry_budget_min)
-        self._assemble(tuple(Backend(member.identity, member.weight, backup=member.backup) for member in members))
+        self._assemble(tuple([Backend(member.identity, member.weight, backup=member.backup) for member in members]))
 
     def candidates(self, key: bytes, now: float, pinned: Backend | None = None) -> Iterator[Backend]:
         """The backends to try, first choice first, each once at most, and none that is unavailable by the time it is reached.
@@ -148,6 +149,18 @@ class Pool:
     def allow_retry(self, now: float) -> bool:
         """Whether the budget has room for a retry; spends it."""
         return self.budget.allow_retry(now)
+
+    def with_members(self, members: Sequence[Member], now: float) -> "Pool":
+        """The same pool with other *members*. Those that stay are the same backends; the others get no request from this pool either.
+
+        Raises ValueError as the constructor does; then nothing has changed.
+        """
+        other = Pool(self.name, members, self.settings, self._secret, self._seed)
+        other.adopt(self, now)
+        for backend in self.backends:
+            if other.find(backend.identity) is None:
+                self.health.drain(backend, now)  # walks that have begun pass it over
+        return other
 
     def adopt(self, previous: "Pool", now: float) -> None:
         """Take over what *previous* knows: its backends by identity (with state and what is in flight) and its retry budget.
@@ -202,8 +215,8 @@ class Pool:
         self._by_identity = {backend.identity: backend for backend in backends}
         self._changes = self.health.changes
         tiers = []
-        for backup in (False, True):
-            chosen = [(backend, member.weight) for backend, member in zip(backends, self._members, strict=True) if member.backup is backup]
+        for backup in sorted({member.backup for member in self._members}) or [0]:
+            chosen = [(backend, member.weight) for backend, member in zip(backends, self._members, strict=True) if member.backup == backup]
             tiers.append(Tier([backend for backend, _ in chosen], [weight for _, weight in chosen], self._changes))
         self._tiers = tuple(tiers)
         policies = [make_policy(self.settings.policy, tier, self._secret, self._seed) for tier in tiers]
@@ -215,7 +228,7 @@ class Pool:
         self._seen = self._changes.count
         self._next_trial = min((backend.trial_at for backend in self.backends if not backend.available), default=inf)
         trials = any(backend.available and backend.condition is Condition.DOWN for backend in self.backends)
-        self._plain = bool(self._tiers[0].active()) and not self._tiers[1].backends and not trials
+        self._plain = len(self._tiers) == 1 and bool(self._tiers[0].active()) and not trials
         """The first tier's walk is the whole answer."""
         self._fallback: list[Backend] | None = None
 

@@ -1,4 +1,4 @@
-"""The backends that a policy chooses among: a pool's primaries, or its backups.
+"""The backends that a policy chooses among: a pool's primaries, or its backups of one number.
 
 Keeps what policies derive from the states, and derives it anew only when a state has changed. Knows no policy and no key.
 """

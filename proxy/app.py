@@ -69,7 +69,7 @@ class App:
         self._logs.adopt_standard_logging()
         self._log: Log = self._logs.events
         self._worker = Worker(configuration, Shared(secret, self_signed(("localhost",))), metrics, self._logs)
-        self._controller = Controller(config, configuration, LocalTeam(self._worker, metrics), metrics, self._log, self._worker.resolver)
+        self._controller = Controller(config, configuration, LocalTeam(self._worker, metrics), metrics, self._log, self._worker.naming)
         self._stopping = asyncio.Event()
 
     async def run(self) -> int:

@@ -321,7 +321,7 @@ class Exchange:
         self._connection = connection
         self._connected_at = self._sent_at = self._progress = now
         if action.host is not None:
-            request.host = action.host or action.pool.endpoints[backend.identity].authority
+            request.host = action.host or action.pool.endpoint(backend.identity).authority
         connection.begin(self, request)
         upload = self._upload
         if upload is None:

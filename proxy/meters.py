@@ -214,8 +214,8 @@ class BackendState(Protocol):
         """Its share of the pool's requests."""
 
     @property
-    def backup(self) -> bool:
-        """Whether it only stands in for the others."""
+    def backup(self) -> int:
+        """0: a primary; else it only stands in for those with a lower number."""
 
     @property
     def inflight(self) -> int:

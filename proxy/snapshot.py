@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from balancer.pool import Member
 from balancer.pool import Pool as BalancerPool
 from proxy.counters import Cell, Histogram
 from proxy.engine.seam import EngineLimits
@@ -132,6 +133,8 @@ class Endpoint:
     """Name or IP address (no brackets); for a unix socket ``localhost``."""
     port: int
     unix_path: str | None
+    tls_name: str | None = None
+    """The name to verify; None: the host. Another one where DNS told of the host: whoever forges that is not to choose the name too."""
 
     @property
     def authority(self) -> bytes:
@@ -143,7 +146,7 @@ class Endpoint:
 
 @dataclass(slots=True, eq=False)
 class Pool:
-    """A pool as the data path sees it: the balancer's part and how to reach its endpoints."""
+    """A pool as the data path sees it: the balancer's part and how to reach its endpoints. Both are replaced when DNS has others."""
 
     name: str
     balancer: BalancerPool
@@ -156,6 +159,18 @@ class Pool:
     """Set when at least one endpoint is https."""
     connections: UpstreamConnections
     health: "HealthCheck | None"
+    written: tuple[Member, ...] = ()
+    """The endpoints as configured; one of them may stand for several (``srv+http://NAME``)."""
+    departed: Mapping[str, "Endpoint"] | None = None
+    """Endpoints that DNS no longer has, for exchanges that had chosen them; None: there were none."""
+
+    def endpoint(self, identity: str) -> "Endpoint":
+        """That of a backend which is in the pool, or was when it was chosen."""
+        found = self.endpoints.get(identity)
+        if found is None:
+            assert self.departed is not None
+            found = self.departed[identity]
+        return found
 
 
 @dataclass(frozen=True, slots=True)

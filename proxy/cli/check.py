@@ -95,7 +95,7 @@ def _pool(pool: Pool) -> str:
     policy = pool.balancer.settings.policy
     key = pool.key.kind + (f" {pool.key.name.decode()}" if pool.key.name else "")
     by = f" by {key}" if policy == "consistent_hash" else ""
-    return f"pool {pool.name}: {_count(len(pool.endpoints), 'endpoint')}, {policy}{by}, {probes}"
+    return f"pool {pool.name}: {_count(len(pool.written), 'endpoint')}, {policy}{by}, {probes}"
 
 
 def _address(address: tuple[str, int]) -> str:

@@ -8,20 +8,23 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
 import httpx
 
-from balancer.pool import Outcome
+from balancer.pool import Member, Outcome
 from proxy.config.compile import compile_snapshot
+from proxy.config.compile_pool import compile_endpoint
 from proxy.config.load import ConfigError, Configuration, load
 from proxy.config.material import self_signed
+from proxy.config.names import parse_endpoint
 from proxy.control.explain import TRANSPORTS, Line, Question
 from proxy.control.explain import explain as explain_request
 from proxy.control.state import SECRET_BYTES, StateError, read_secret
 from proxy.observe import Metrics
-from proxy.snapshot import Snapshot
+from proxy.snapshot import Pool, Snapshot
 
 ADMIN_SECONDS = 1.0
 """How long the admin API of a running qproxy may take."""
@@ -115,6 +118,13 @@ def _question(url: str, method: str, headers: tuple[str, ...], client: str, prot
     )
 
 
+def _populate(pool: Pool, told: list[dict[str, Any]], now: float) -> None:
+    """Give a pool the backends that a running qproxy has from DNS. Raises ValueError or KeyError."""
+    members = [Member(parse_endpoint(backend["backend"]), backend["weight"], backend["rank"]) for backend in told]
+    pool.balancer = pool.balancer.with_members(members, now)
+    pool.endpoints = {member.identity: compile_endpoint(member.identity) for member in members}
+
+
 def _running_states(snapshot: Snapshot, now: float, places: dict[tuple[str, str], str]) -> Line:
     """Give the snapshot's backends the states that a running qproxy tells of, and say whether there is one.
 
@@ -127,6 +137,9 @@ def _running_states(snapshot: Snapshot, now: float, places: dict[tuple[str, str]
     try:
         answer = httpx.get(f"http://{authority}/pools", timeout=ADMIN_SECONDS, trust_env=False).raise_for_status().json()
         told = [(pool["pool"], backend) for pool in answer["pools"] for backend in pool["backends"]]
+        for entry in answer["pools"]:
+            if entry["services"] and (pool := snapshot.pools.get(entry["pool"])) is not None:
+                _populate(pool, entry["backends"], now)
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return Line("states", f"no qproxy answers at {authority}: every backend is taken to be up")
     for name, seen in told:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from proxy.config import model_pool, model_server, model_site
 from proxy.config.collector import collector_paused
-from proxy.config.compile_pool import compile_pool
+from proxy.config.compile_pool import Services, compile_pool
 from proxy.config.compile_site import Defaults, SiteMeters, compile_site
 from proxy.config.diff import diff
 from proxy.config.load import Configuration
@@ -18,11 +18,17 @@ from proxy.policy.access import Networks
 from proxy.policy.forwarded import Forwarding
 from proxy.snapshot import Host, Limits, Listener, Pool, ServerTimeouts, Snapshot
 from proxy.sni import Certificate, SniTable, TlsProfile, in_order
+from proxy.upstream.names import Service
 
 __all__ = ["adopt", "compile_snapshot", "diff", "with_port"]
 
 ALT_SVC_SECONDS = 86400
 """How long a client may remember that there is HTTP/3 (RFC 7838, section 3.1)."""
+
+
+def _unknown(name: str) -> tuple[Service, ...]:
+    del name
+    return ()
 
 
 @collector_paused()
@@ -36,13 +42,14 @@ def compile_snapshot(  # noqa: PLR0913  # each is one impure thing that this pur
     make_request_id: Callable[[], bytes],
     default_certificate: Certificate,
     previous: Snapshot | None = None,
+    services: Services = _unknown,
     now: float | None = 0.0,
 ) -> Snapshot:
     """The snapshot. *default_certificate* serves where ``server.tls`` has none.
 
     *previous* hands on what outlives a reload: the backends' state (*now*, monotonic, is when), contexts towards backends that are the
     same, and the TLS profiles that listeners know by identity. *now* None leaves the backends' state to a call of ``adopt``, for
-    snapshots that may never be used.
+    snapshots that may never be used. *services* tells the SRV records of names.
     """
     server = configuration.server
     trusted = Networks(server.trusted_proxies)
@@ -54,6 +61,7 @@ def compile_snapshot(  # noqa: PLR0913  # each is one impure thing that this pur
             secret=secret,
             seed=seed,
             previous=previous.pools.get(name) if previous is not None else None,
+            services=services,
         )
         for name, pool in _all_pools(configuration)
     }

@@ -148,12 +148,12 @@ def _profile_change(old: TlsProfile, new: TlsProfile) -> str:
 
 def _pool_change(old: Pool, new: Pool) -> str:
     parts = []
-    if added := [url for url in new.endpoints if url not in old.endpoints]:
+    before, after = ({member.identity: member for member in pool.written} for pool in (old, new))
+    if added := [url for url in after if url not in before]:
         parts.append(f"added {', '.join(added)}")
-    if removed := [url for url in old.endpoints if url not in new.endpoints]:
+    if removed := [url for url in before if url not in after]:
         parts.append(f"removed {', '.join(removed)}")
-    before = {member.identity: member for member in old.balancer.members}
-    changed = [member.identity for member in new.balancer.members if member.identity in before and before[member.identity] != member]
+    changed = [url for url in after if url in before and before[url] != after[url]]
     if changed:
         parts.append(f"weight or backup changed of {', '.join(changed)}")
     if _settings(old) != _settings(new):

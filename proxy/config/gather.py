@@ -18,6 +18,7 @@ from proxy.config.material import (
 from proxy.config.model_pool import Pool, PoolTls
 from proxy.config.model_server import File, Server, ServerTls
 from proxy.config.model_site import Site, SiteTls
+from proxy.config.names import SRV
 from proxy.config.problem import Problem
 from proxy.config.source import Document, Step
 from proxy.snapshot import UpstreamTls
@@ -129,7 +130,7 @@ class _Gatherer:
 
     def pool(self, document: Document, path: Where, name: str, pool: Pool) -> None:
         """TLS towards the endpoints of a pool."""
-        if not any(endpoint.url.startswith("https:") for endpoint in pool.endpoints):
+        if not any(endpoint.url.startswith(("https:", SRV + "https:")) for endpoint in pool.endpoints):
             return
         tls = pool.tls
         if not tls.verify:

@@ -5,11 +5,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from proxy.config.model_base import Model
-from proxy.config.names import EndpointUrl, FieldName, FileName, ProbePath, ServerName, StatusRange, Token
+from proxy.config.names import SRV, EndpointUrl, FieldName, FileName, ProbePath, ServerName, StatusRange, Token
 from proxy.config.units import Duration, DurationOrOff, is_off, says, wrong
 
 MAX_ENDPOINTS = 1000
 """Endpoints of one pool: a ring of so many is built in a third of a second."""
+
+
+MAX_WEIGHT = 256
+"""Of one endpoint."""
 
 
 class Endpoint(Model):
@@ -17,9 +21,10 @@ class Endpoint(Model):
 
     url: EndpointUrl
     """``http://host:port``, ``https://host:port`` or ``unix:/path``. It is the backend's identity: the same URL keeps its
-    state over a reload."""
-    weight: int = Field(default=1, ge=1, le=256)
-    """Its share, against the other endpoints' weights."""
+    state over a reload. ``srv+http://_http._tcp.api.example.com`` (or ``srv+https://``) stands for as many backends as that name has SRV
+    records, which come and go with the answers of DNS."""
+    weight: int = Field(default=1, ge=1, le=MAX_WEIGHT)
+    """Its share, against the other endpoints' weights. SRV records bring their own."""
     backup: bool = False
     """Used only when no other endpoint of the pool is available."""
 
@@ -222,8 +227,15 @@ class Pool(Model):
             if endpoint.url in seen:
                 raise says(f"endpoint {endpoint.url} stands twice in this pool; expected each once (use weight)", "endpoints", str(index))
             seen.add(endpoint.url)
+            if endpoint.url[:4] == SRV and "weight" in endpoint.model_fields_set:
+                text = "'weight' has no effect: SRV records bring their own weights; expected no weight"
+                raise says(text, "endpoints", str(index), "weight")
         if all(endpoint.backup for endpoint in self.endpoints):
             raise says("all endpoints are backups; expected one at least that is not", "endpoints")
-        if self.tls is not NO_TLS and self.tls != NO_TLS and not any(endpoint.url.startswith("https:") for endpoint in self.endpoints):
+        if (
+            self.tls is not NO_TLS
+            and self.tls != NO_TLS
+            and not any(endpoint.url.startswith(("https:", SRV + "https:")) for endpoint in self.endpoints)
+        ):
             raise says("'tls' has no effect: no endpoint of the pool is https://", "tls")
         return self

@@ -205,7 +205,7 @@ def parse_condition(value: object) -> str | None:
 
 
 def parse_endpoint(value: object) -> str:
-    """``http://host:port``, ``https://host:port`` or ``unix:/path``, normalised: the backend's identity."""
+    """``http://host:port``, ``https://host:port``, ``unix:/path`` or ``srv+http://name``, normalised: the backend's identity."""
     expected = "an endpoint such as http://127.0.0.1:9001, https://backend.internal or unix:/run/app.sock"
     text = text_of(value, expected)
     if text.startswith("unix:"):
@@ -216,6 +216,8 @@ def parse_endpoint(value: object) -> str:
         return "unix:" + path
     if _PLAIN_ENDPOINT.fullmatch(text):
         return text
+    if text.startswith(SRV):
+        return _parse_services(text)
     if "://" not in text:
         raise wrong(expected, suggestion=f"http://{text}" if re.fullmatch(r"[\w.\[\]:-]+", text, re.ASCII) else None)
     try:
@@ -236,6 +238,10 @@ def parse_endpoint(value: object) -> str:
     shown_host = f"[{ip_address(host)}]" if ":" in host else host.lower()
     default = 443 if url.scheme == "https" else 80
     return f"{url.scheme}://{shown_host}" + (f":{port}" if port not in (None, default) else "")
+
+
+SRV = "srv+"
+"""Begins the URL of an endpoint that stands for the SRV records of a name."""
 
 
 def parse_upstream_host(value: object) -> str:
@@ -297,6 +303,21 @@ def parse_file(value: object) -> str:
         expected = "the name of a file; what it holds can't stand here" if "\n" in text else "the name of a file"
         raise wrong(expected)
     return text
+
+
+def _parse_services(text: str) -> str:
+    """``srv+http://NAME`` or ``srv+https://NAME``, normalised."""
+    expected = "srv+http:// or srv+https:// and the name of SRV records, such as srv+http://_http._tcp.api.example.com"
+    scheme, _, name = text.partition("://")
+    name = name.removesuffix("/").removesuffix(".").lower()
+    if scheme not in (SRV + "http", SRV + "https"):
+        raise wrong(expected)
+    bare, colon, port = name.rpartition(":")
+    if colon and port.isdigit():
+        raise wrong(expected, why="has a port, which SRV records tell", suggestion=f"{scheme}://{bare}")
+    if _is_address(name) or not _is_host(name):
+        raise wrong(expected)
+    return f"{scheme}://{name}"
 
 
 def perhaps_scheme(scheme: str) -> str | None:

@@ -65,6 +65,8 @@ class Views:
     """Pool and backend to the outcome of its last probe, in words; None: not probed."""
     addresses: Callable[[str, str], Found | None]
     """Pool and backend to where its host is; None: it has no name that is looked up."""
+    services: Callable[[str], dict[str, str]]
+    """Pool to the endpoints that stand for SRV records, and how old the answers are."""
     config: Callable[[], ConfigStatus]
 
 
@@ -158,7 +160,11 @@ class Admin:
 
     async def _pools(self, _request: web.Request) -> web.Response:
         pools = [
-            {"pool": pool.name, "backends": [self._backend(pool.name, backend) for backend in pool.backends]}
+            {
+                "pool": pool.name,
+                "services": self._views.services(pool.name),
+                "backends": [self._backend(pool.name, backend) for backend in pool.backends],
+            }
             for pool in self._views.pools()
         ]
         return _json({"pools": pools})
@@ -170,7 +176,8 @@ class Admin:
             "state": backend.state,
             "reason": backend.reason,
             "weight": backend.weight,
-            "backup": backend.backup,
+            "backup": bool(backend.backup),
+            "rank": backend.backup,
             "inflight": backend.inflight,
             "last_probe": self._views.last_probe(pool, backend.identity),
             "addresses": None if found is None else found.addresses,

@@ -108,7 +108,7 @@ class Checker:
 
         extensions: dict[str, Any] = {"trace": trace, "timeout": {"connect": patience}}
         if self._tls is not None and endpoint.secure:
-            extensions["sni_hostname"] = self._tls.server_name or endpoint.host
+            extensions["sni_hostname"] = self._tls.server_name or endpoint.tls_name or endpoint.host
         try:
             async with self._client(endpoint.unix_path).stream("GET", url, headers=headers, extensions=extensions) as response:
                 return await self._judge(response)

@@ -237,6 +237,10 @@ def _forward(action: Forward, key: bytes, source: str, now: float, places: Place
     shown = key.hex() if pool.key.kind in {"connection", "client_address"} else repr(key)
     yield Line("key", f"{source}: {shown}")
     steps = pool.balancer.explain(key, now)
+    if not steps:
+        yield Line(
+            "candidates", f"none: DNS has no backends for {', '.join(member.identity for member in pool.written)}, as far as is known"
+        )
     for number, step in enumerate(steps, 1):
         mark = "*" if step.chosen else " "
         yield Line("candidates" if number == 1 else "", f"{mark} {number}. {step.backend.identity} ({step.state}): {step.why}")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from balancer.pool import Pool as BalancerPool
 from proxy.config.compile import diff
+from proxy.config.compile_pool import service_of
 from proxy.config.diff import outside
 from proxy.config.load import ConfigError, Configuration, load
 from proxy.control.admin import Admin, ConfigStatus, Found, Views
@@ -23,19 +24,19 @@ from proxy.control.probe import Prober
 from proxy.listen.tls import ContextError
 from proxy.meters import ProxyMetrics
 from proxy.observe import Log, Metrics
+from proxy.process.naming import Naming
 from proxy.process.setup import shown
 from proxy.process.team import Refused, Team
 from proxy.process.worker import StartError
 from proxy.snapshot import Listener
 from proxy.tasks import Tasks
-from proxy.upstream.resolve import Resolver
 
 
 class Controller:
-    """One controller. *metrics* and *resolver* are its process's."""
+    """One controller. *metrics* and *naming* are its process's."""
 
     def __init__(  # noqa: PLR0913, PLR0917  # what is steered, and what a process has
-        self, config: Path, configuration: Configuration, team: Team, metrics: Metrics, log: Log, resolver: Resolver
+        self, config: Path, configuration: Configuration, team: Team, metrics: Metrics, log: Log, naming: Naming
     ) -> None:
         self._config = config
         self._configuration = configuration
@@ -46,8 +47,9 @@ class Controller:
         self._tasks = Tasks(log)
         self._generations = count(team.snapshot.generation + 1)
         self._listeners: tuple[Listener, ...] = team.snapshot.listeners
-        self._resolver = resolver
-        self._prober = Prober(team.snapshot.pools, log, metrics, resolver, clock=time.monotonic)
+        self._naming = naming
+        self._prober = Prober(team.snapshot.pools, log, metrics, naming.resolver, clock=time.monotonic)
+        naming.discovery.changed.append(lambda _: self._prober.replace(team.snapshot.pools))
         self._refresher = CertificateRefresher(configuration.certificate_files, team.publish_certificates, log, metrics)
         self._loaded_at = self._attempted_at = time.time()
         self._failed = False
@@ -61,7 +63,7 @@ class Controller:
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Begin everything that goes on by itself; *stack* ends it. Raises StartError."""
         stack.push_async_callback(self._tasks.close)
-        self._resolver.follow(self._team.snapshot.pools)
+        await self._naming.begin(self._team.snapshot.pools)
         await self._start_admin(stack)
         await self._prober.start()
         stack.push_async_callback(self._prober.stop)
@@ -84,6 +86,7 @@ class Controller:
             pools=self._balancers,
             last_probe=self._prober.last_probe,
             addresses=self._found,
+            services=self._services,
             config=self._status,
         )
         admin = Admin(address, views, self._log)
@@ -98,8 +101,12 @@ class Controller:
         return [pool.balancer for pool in self._team.snapshot.pools.values()]
 
     def _found(self, pool: str, identity: str) -> Found | None:
-        found = self._resolver.shown(self._team.snapshot.pools[pool].endpoints[identity].host)
+        found = self._naming.resolver.shown(self._team.snapshot.pools[pool].endpoints[identity].host)
         return None if found is None else Found(*found)
+
+    def _services(self, pool: str) -> dict[str, str]:
+        urls = [member.identity for member in self._team.snapshot.pools[pool].written]
+        return {url: self._naming.discovery.words(name) or "" for url in urls if (name := service_of(url))}
 
     # Reload
 
@@ -132,6 +139,7 @@ class Controller:
         old = self._team.snapshot
         try:
             configuration = await asyncio.to_thread(load, self._config, os.environ)
+            await self._naming.look_ahead(configuration)
             new = await self._team.change(configuration, next(self._generations))
         except ConfigError as error:
             self._reload_failed([str(problem) for problem in error.problems])
@@ -145,7 +153,7 @@ class Controller:
             return
         changes = diff(replace(old, listeners=self._listeners), new) + outside(self._configuration, configuration)
         self._configuration = configuration
-        self._resolver.follow(self._team.snapshot.pools)
+        self._naming.follow(self._team.snapshot.pools)
         self._prober.replace(self._team.snapshot.pools)
         self._refresher.replace(configuration.certificate_files)
         self._meters.reloads.cell("ok").value += 1
@@ -155,6 +163,7 @@ class Controller:
         self._log.info("configuration reloaded", generation=new.generation, changes=changes, warnings=self._problems)
 
     def _reload_failed(self, problems: list[str]) -> None:
+        self._naming.follow(self._team.snapshot.pools)
         self._meters.reloads.cell("failed").value += 1
         self._failed = True
         self._problems = problems

@@ -5,16 +5,10 @@ import contextlib
 import gc
 import resource
 import sys
-import time
 from collections.abc import Callable
 
-from proxy.config.model_server import Dns
 from proxy.message import Address
-from proxy.observe import Log, Metrics
-from proxy.tasks import Tasks
-from proxy.upstream.ares import Ares
-from proxy.upstream.names import Means
-from proxy.upstream.resolve import Resolver
+from proxy.observe import Log
 
 SPARE_DESCRIPTORS = 128
 """For listeners, logs, probes, watches and the admin API."""
@@ -27,11 +21,6 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop  # type: ignore[no-any-return,unused-ignore]
-
-
-def make_resolver(dns: Dns, log: Log, metrics: Metrics, tasks: Tasks) -> Resolver:
-    """Who looks up names for this process. Nothing is begun before there is a name to look up."""
-    return Resolver(Ares(dns.nameservers, dns.timeout), Means(log, metrics, tasks, time.monotonic, dns.timeout, dns.stale))
 
 
 def raise_descriptor_limit(connections: int, log: Log) -> None:

@@ -37,9 +37,10 @@ from proxy.message import Address
 from proxy.meters import ProxyMetrics
 from proxy.observe import Log, Metrics
 from proxy.policy.access import Networks
-from proxy.process.setup import descriptor_limit, make_resolver
+from proxy.process.naming import make_naming
+from proxy.process.setup import descriptor_limit
 from proxy.services import Services
-from proxy.snapshot import Listener, Snapshot
+from proxy.snapshot import Listener, Pool, Snapshot
 from proxy.sni import Certificate, TlsProfile
 from proxy.tasks import Tasks
 from proxy.upstream.pool import Upstreams
@@ -99,9 +100,10 @@ class Worker:
         self._seed = secrets.randbits(64)
         self._make_request_id = _request_ids()
         self._tasks = Tasks(self._log)
-        self.resolver = make_resolver(configuration.server.dns, self._log, metrics, self._tasks)
-        self._upstreams = Upstreams(self.meters, self._tasks, time.monotonic, self.resolver)
-        self.resolver.moved.append(self._upstreams.move)
+        self.naming = make_naming(configuration.server.dns, self._log, metrics, self._tasks)
+        self._upstreams = Upstreams(self.meters, self._tasks, time.monotonic, self.naming.resolver)
+        self.naming.resolver.moved.append(self._upstreams.move)
+        self.naming.discovery.changed.append(self._repopulated)
         self._presence = Presence(configuration.state, time.time)
         self._tickets = Tickets(shared.secret, time.time, os.urandom, self._presence.alone_since)
         snapshot = self._compile(configuration, None, shared.generation)
@@ -145,10 +147,10 @@ class Worker:
     async def open(self, stack: contextlib.AsyncExitStack, sockets: Iterable[Sockets]) -> None:
         """Serve on *sockets*, one for each listener of the configuration, in its order; *stack* closes everything. Raises StartError."""
         stack.callback(self._presence.close)
-        stack.push_async_callback(self.resolver.close)
+        stack.push_async_callback(self.naming.close)
         stack.push_async_callback(self._tasks.close)
         stack.callback(self._upstreams.close)
-        self.resolver.follow(self.snapshot.pools)
+        await self.naming.begin(self.snapshot.pools)
         self._begin_tracing(stack)
         bound = []
         for wanted, given in zip(self.snapshot.listeners, sockets, strict=True):
@@ -251,6 +253,7 @@ class Worker:
 
     def abandon(self) -> None:
         """What was prepared is not to serve: forget it."""
+        self.naming.follow(self.snapshot.pools)
         self._contexts.build(self.snapshot)
 
     def commit(self, configuration: Configuration, snapshot: Snapshot) -> None:
@@ -259,12 +262,17 @@ class Worker:
         adopt(snapshot, old, time.monotonic())
         self._configuration = configuration
         self._services.snapshot = replace(snapshot, listeners=old.listeners, admin=old.admin)
-        self.resolver.follow(snapshot.pools)
+        self.naming.follow(snapshot.pools)
         self._upstreams.replace(snapshot.pools)
         self._limits.replace(snapshot.limits, snapshot.trusted_proxies)
         self.meters.config_generation.cell().value = snapshot.generation
         for udp in self._udp:
             udp.change_connection_ids(_routable(configuration))
+
+    def _repopulated(self, pool: Pool) -> None:
+        """DNS has other backends for *pool*: the hosts of new ones are looked up, connections to old ones let go."""
+        self.naming.resolver.follow(self.snapshot.pools)
+        self._upstreams.shrink(pool)
 
     def publish_certificates(self, certificates: Mapping[str, Collection[Certificate]]) -> Collection[str]:
         """New certificates by domain; gives the domains where they differ. Raises ContextError, with nothing changed."""
@@ -284,6 +292,7 @@ class Worker:
             make_request_id=self._make_request_id,
             default_certificate=self._shared.default_certificate,
             previous=previous,
+            services=self.naming.discovery.services,
             now=None,
         )
 

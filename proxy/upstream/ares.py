@@ -3,10 +3,11 @@
 Knows the library and translates its errors. It is loaded with the first lookup: a configuration without names costs nothing.
 """
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from proxy.upstream.names import Answer, DnsError
+from proxy.upstream.names import Answer, DnsError, Service
 
 if TYPE_CHECKING:
     from aiodns import DNSResolver
@@ -16,6 +17,12 @@ TRIES = 3
 
 MAX_RECORDS = 64
 """Addresses of one answer that are kept; an answer over TCP may have thousands."""
+
+MAX_SERVICES = 1000
+"""Records of an SRV answer that are looked at."""
+
+_HOST = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63}){0,126}")
+"""What a target may be: it goes into Host fields, URLs and log lines."""
 
 _RESULTS = {
     "ARES_ENOTFOUND": "no_name",
@@ -47,6 +54,26 @@ class Ares:
         if not addresses:
             raise DnsError("no_data", "it has no address")
         return Answer(tuple(addresses), min([node.ttl for node in found.nodes] + [cname.ttl for cname in found.cnames]))
+
+    async def services(self, name: str) -> Answer[Service]:
+        """The SRV records of *name*, which is whole: no search domain is added. Raises DnsError."""
+        import aiodns  # noqa: PLC0415  # see above
+        import pycares  # noqa: PLC0415
+
+        try:
+            found = await self._resolver().query_dns(name, "SRV")
+        except aiodns.error.DNSError as error:
+            raise _failure(error) from None
+        services = []
+        for record in found.answer[:MAX_SERVICES]:
+            data = record.data
+            if isinstance(data, pycares.SRVRecordData) and data.port:
+                target = data.target.lower().removesuffix(".")
+                if _HOST.fullmatch(target):
+                    services.append(Service(data.priority, target, data.port, data.weight))
+        if not services:
+            raise DnsError("no_data", "it has no service")  # so says also a target of "." (RFC 2782)
+        return Answer(tuple(sorted(services)), min(record.ttl for record in found.answer))
 
     async def close(self) -> None:
         """End what is being asked."""

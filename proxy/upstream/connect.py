@@ -56,7 +56,7 @@ async def _connect(
     fast_open: bool,
 ) -> ProtocolT:
     context = tls.context if tls is not None else None
-    name = (tls.server_name or endpoint.host) if tls is not None else None
+    name = (tls.server_name or endpoint.tls_name or endpoint.host) if tls is not None else None
     if context is not None:
         context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)  # ValueError now, not with a socket in the loop's hands
     if endpoint.unix_path is not None:

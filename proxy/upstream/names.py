@@ -52,6 +52,22 @@ class Answer(Generic[RecordT]):
     """Seconds; the least of all records'."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Service:
+    """An SRV record (RFC 2782)."""
+
+    priority: int
+    """The lowest is tried first."""
+    target: str
+    """A host name in lower case, without the dot at its end."""
+    port: int
+    weight: int
+
+    def __str__(self) -> str:
+        """As log lines have it."""
+        return f"{self.target}:{self.port} priority {self.priority} weight {self.weight}"
+
+
 Ask: TypeAlias = Callable[[str], Awaitable[Answer[RecordT]]]
 """Looks a name up once. Raises DnsError."""
 

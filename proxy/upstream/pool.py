@@ -187,10 +187,10 @@ class Upstreams:
         key = (pool.name, identity)
         found = self._endpoints.get(key)
         if found is None:
-            found = EndpointConnections(pool, pool.endpoints[identity], self._meters, self._tasks, self._clock, self._addresses)
-            if self._current is not None and self._current.get(pool.name) is not pool:
-                # An exchange of an older snapshot goes on to an endpoint that a reload took away, or that is reached differently now:
-                # it gets its connection, and nobody else gets it afterwards.
+            found = EndpointConnections(pool, pool.endpoint(identity), self._meters, self._tasks, self._clock, self._addresses)
+            if (self._current is not None and self._current.get(pool.name) is not pool) or identity not in pool.endpoints:
+                # An exchange of an older snapshot goes on to an endpoint that a reload or DNS took away, or that is reached differently
+                # now: it gets its connection, and nobody else gets it afterwards.
                 found.retire()
                 return found
             self._endpoints[key] = found
@@ -208,6 +208,12 @@ class Upstreams:
             else:
                 self._endpoints.pop(key).retire()
                 del self._fingerprints[key]
+
+    def shrink(self, pool: Pool) -> None:
+        """DNS has taken endpoints out of *pool*: they let their connections go."""
+        for key in [key for key in self._endpoints if key[0] == pool.name and key[1] not in pool.endpoints]:
+            self._endpoints.pop(key).retire()
+            del self._fingerprints[key]
 
     def move(self, host: str, addresses: Collection[str]) -> None:
         """DNS has *host* at *addresses* now."""

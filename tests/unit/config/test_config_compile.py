@@ -268,7 +268,7 @@ def test_a_pool_with_everything(snapshot):
         "https://[::1]:8443": Endpoint("https://[::1]:8443", secure=True, host="::1", port=8443, unix_path=None),
         "unix:/run/app.sock": Endpoint("unix:/run/app.sock", secure=False, host="localhost", port=0, unix_path="/run/app.sock"),
     }
-    assert [(backend.identity, backend.weight, backend.backup) for backend in pool.balancer.backends] == [
+    assert [(backend.identity, backend.weight, bool(backend.backup)) for backend in pool.balancer.backends] == [
         ("https://[::1]:8443", 5, False),
         ("unix:/run/app.sock", 1, True),
     ]

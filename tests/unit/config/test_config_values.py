@@ -26,6 +26,8 @@ TAKEN = [
     (names.parse_nameserver, "2001:DB8::53", "[2001:db8::53]:53"),
     (names.parse_nameserver, "[2001:DB8::53]", "[2001:db8::53]:53"),
     (names.parse_nameserver, "[2001:db8::53]:5353", "[2001:db8::53]:5353"),
+    (names.parse_endpoint, "srv+http://_HTTP._tcp.Example.com.", "srv+http://_http._tcp.example.com"),
+    (names.parse_endpoint, "srv+https://web.service.consul/", "srv+https://web.service.consul"),
     (names.parse_network, "10.0.0.0/8", "10.0.0.0/8"),
     (names.parse_network, "2001:DB8::/32", "2001:db8::/32"),
     (names.parse_network, "192.0.2.1", "192.0.2.1/32"),
@@ -96,6 +98,11 @@ REFUSED = [
         (names.parse_nameserver, wrong, None)
         for wrong in ("dns.example.com", "10.0.0.53:0", "10.0.0.53:x", "[10.0.0.53]:53", "fe80::1%lo", "", None)
     ),
+    (names.parse_endpoint, "srv+http://_http._tcp.example.com:80", "srv+http://_http._tcp.example.com"),
+    (names.parse_endpoint, "srv+http://192.0.2.1", None),
+    (names.parse_endpoint, "srv+http://", None),
+    (names.parse_endpoint, "srv+ftp://a", None),
+    (names.parse_endpoint, "srv+http://a/b", None),
     (names.parse_network, "10.0.0.0/33", None),
     (names.parse_network, "example.com", None),
     (names.parse_network, "10.0.0.1/8", "10.0.0.0/8"),

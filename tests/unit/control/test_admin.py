@@ -47,6 +47,7 @@ class World:
             pools=lambda: self.pools,
             last_probe=lambda pool, backend: f"{pool}: refused" if backend == "http://b" else None,
             addresses=lambda pool, backend: Found(("192.0.2.1",), "fresh") if backend == "http://a" else None,
+            services=lambda pool: {"srv+http://_http._tcp.example.com": "fresh"},
             config=lambda: self.config,
         )
 
@@ -107,6 +108,7 @@ async def test_pools_tell_every_backend():
         "pools": [
             {
                 "pool": "web",
+                "services": {"srv+http://_http._tcp.example.com": "fresh"},
                 "backends": [
                     {
                         "backend": "http://a",
@@ -114,6 +116,7 @@ async def test_pools_tell_every_backend():
                         "reason": "",
                         "weight": 1,
                         "backup": False,
+                        "rank": 0,
                         "inflight": 0,
                         "last_probe": None,
                         "addresses": ["192.0.2.1"],
@@ -125,6 +128,7 @@ async def test_pools_tell_every_backend():
                         "reason": "probe: 503",
                         "weight": 2,
                         "backup": True,
+                        "rank": 1,
                         "inflight": 4,
                         "last_probe": "web: refused",
                         "addresses": None,

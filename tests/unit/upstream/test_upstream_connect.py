@@ -6,6 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,16 @@ async def test_tls_is_verified_by_the_endpoints_own_name_or_by_the_configured_on
             assert made.reused == 1
         async with pool_of(f"https://127.0.0.1:{backend.port}", trusting(ca, "web.internal")) as made:
             assert (await made.get()).body == b"ok"
+
+
+async def test_tls_is_verified_by_the_name_that_an_endpoint_brings(tmp_path: Path, ca: Authority) -> None:
+    context = server_context(tmp_path, ca.sign("api.example.com"))
+    async with serve(polite, context=context) as backend, pool_of(f"https://localhost:{backend.port}", trusting(ca)) as made:
+        (plain,) = made.pool.endpoints.values()
+        assert await failure(made) == ("failed", "UPSTREAM_CERTIFICATE", True)
+        made.pool.endpoints = {plain.url: replace(plain, tls_name="api.example.com")}
+        made.upstreams._endpoints.clear()
+        assert (await made.get()).body == b"ok"
 
 
 @pytest.mark.parametrize("fault", ["untrusted", "wrong name", "expired"])
