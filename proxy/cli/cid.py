@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from balancer.quic_lb import Codec, Minter, NotRoutable, Server
+from balancer.quic_lb import Codec, Minter, NotRoutable, Server, is_unroutable
 from proxy.config.load import ConfigError, load
 from proxy.engine.quic.ids import Routable
 
@@ -29,13 +29,16 @@ def cid(ctx: click.Context) -> None:
 @click.argument("hex_digits", metavar="HEX")
 @_config
 def decode(hex_digits: str, config: Path) -> None:
-    """Say which server and which nonce are in a connection ID, as a packet capture shows it."""
-    routable = _routable(config)
+    """Say which server and which nonce are in a connection ID, as a packet capture shows it; of an opaque one, the slot of the worker."""
     try:
         given = bytes.fromhex(hex_digits.removeprefix("0x").replace(":", ""))
     except ValueError:
         msg = f"{hex_digits!r} is no connection ID; expected pairs of hexadecimal digits"
         raise click.BadParameter(msg, param_hint="HEX") from None
+    if len(given) > 1 and is_unroutable(given):
+        click.echo(f"names no server\nslot: {given[-1]} (where several workers share the port)")
+        return
+    routable = _routable(config)
     try:
         decoded = Codec(routable.layout).decode(given)
     except NotRoutable as error:

@@ -42,6 +42,15 @@ def test_what_names_no_server_is_told_with_exit_code_1(folder):
     assert (result.exit_code, result.output) == (1, "names no server: its configuration ID is 7, not 0\n")
 
 
+@pytest.mark.parametrize("written", [True, False])
+def test_of_an_opaque_one_the_slot_is_told(folder, tmp_path, written):
+    where = folder("{server_id: '0001', nonce: 4, slot: on}")
+    if not written:
+        (tmp_path / "one.yaml").write_text(SITE)
+    result = run("cid", "decode", "e901020304050607082a", "-c", where)
+    assert (result.exit_code, result.output) == (0, "names no server\nslot: 42 (where several workers share the port)\n")
+
+
 def test_what_is_minted_names_this_server(folder):
     where = folder(f"{{server_id: '0001', nonce: 6, key: {KEY}}}")
     minted = run("cid", "new", "--count", "3", "-c", where).output.split()

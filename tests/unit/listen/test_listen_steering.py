@@ -35,8 +35,8 @@ class Group:
 
     def __init__(self, host: str) -> None:
         self.sockets = bind_group(host, SLOTS)
-        self.address = self.sockets[0].getsockname()[:2]
-        self.client = socket.socket(self.sockets[0].family, socket.SOCK_DGRAM)
+        self.address = ("127.0.0.1" if host == "::" else host, self.sockets[0].getsockname()[1])
+        self.client = socket.socket(socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET, socket.SOCK_DGRAM)
 
     def close(self) -> None:
         for sock in (*self.sockets, self.client):
@@ -60,7 +60,7 @@ def read(sock: socket.socket) -> bytes | None:
         return None
 
 
-@pytest.fixture(params=["127.0.0.1", "::1"])
+@pytest.fixture(params=["127.0.0.1", "::1", "::"])
 def group(request: pytest.FixtureRequest) -> Iterator[Group]:
     made = Group(request.param)
     yield made
