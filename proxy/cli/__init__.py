@@ -12,6 +12,7 @@ import click
 COMMANDS = {
     "run": "Serve, as `qproxy -c DIR` does.",
     "check": "Check a configuration, and say all that is wrong with it.",
+    "doctor": "Say what this machine lacks to serve it, and what mends it.",
     "explain": "Say where a request would go, step by step, and why.",
     "cid": "Explain and mint QUIC connection IDs that a balancer routes by.",
     "schema": "Print the JSON Schema of the configuration.",
