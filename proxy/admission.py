@@ -61,6 +61,8 @@ def health(services: Services) -> Respond:
     """The answer to a request for the health path."""
     if services.draining:
         return Respond(503, HEALTH_HEADERS, b"draining\n")
+    if services.shedding is not None and services.shedding.full:
+        return Respond(503, HEALTH_HEADERS, b"overloaded\n")
     return Respond(200, HEALTH_HEADERS, b"OK")
 
 

@@ -12,6 +12,8 @@ from proxy.message import Header, Headers
 HEALTH_HEADERS: tuple[Header, ...] = ((b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"))
 
 _RETRY_AFTER: Header = (b"retry-after", b"1")
+_RETRY_LATER: Header = (b"retry-after", b"5")
+"""Of an overload, which takes some seconds to go down."""
 
 _date: tuple[int, Header] = (0, (b"date", b""))
 
@@ -35,7 +37,7 @@ def failure_headers(error: ProxyError, request_id: bytes, now: float) -> Headers
         date_header(now),
     ]
     if error.kind.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers.append(_RETRY_AFTER)
+        headers.append(_RETRY_LATER if error.kind is Kind.OVERLOADED else _RETRY_AFTER)
     return headers
 
 

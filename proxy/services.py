@@ -1,6 +1,6 @@
 """What one worker's exchanges share: the current snapshot, connections to backends, deadlines, counters, logs.
 
-``process/worker.py`` makes it. The only thing in it that changes is ``snapshot``: a reload swaps the reference.
+``process/worker.py`` makes it. Of what is in it only references change: of ``snapshot`` with a reload, of ``shedding`` under overload.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from proxy.deadlines import Deadlines
 from proxy.meters import AccessSink, ProxyMetrics
 from proxy.observe import Log
+from proxy.overload import Load
 from proxy.snapshot import Snapshot
 from proxy.stream import Backends
 
@@ -30,6 +31,8 @@ class Services:
     make_request_id: Callable[[], bytes]
     secret: bytes
     """Keys the hashes of addresses and connection ids (``balancer/affinity.py``)."""
+    shedding: Load | None = None
+    """Set while requests are to be turned away: it tells which."""
     draining: bool = False
     relieve: Callable[[], None] = lambda: None
     """To be called where a file descriptor is wanted and none is left: then some may be (``listen/descriptors.py``)."""

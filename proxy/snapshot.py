@@ -57,6 +57,25 @@ class Limits:
     engine: EngineLimits
 
 
+LOW, NORMAL, HIGH = 0, 1, 2
+CLASSES = ("low", "normal", "high")
+"""Classes of requests, by what is turned away first when a worker has too much to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overload:
+    """How much a worker may have to do before it turns requests away. 0 means off."""
+
+    lag: float = 0.0
+    """Seconds that its loop may be behind."""
+    memory: int | None = 0
+    """Bytes of resident memory; None: what the control group lets it have."""
+    exchanges: int = 0
+    """Requests in progress."""
+    header: bytes | None = None
+    """The field in which a request may name its class, in lower case."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServerTimeouts:
     """Listener-side timeouts, in seconds."""
@@ -225,6 +244,8 @@ class Route:
     retry: Retry
     body_bytes: int
     counters: RouteCounters
+    priority: int = NORMAL
+    """The class of its requests."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -270,6 +291,7 @@ class Snapshot:
     """Key: the part behind ``*.``."""
     pools: Mapping[str, Pool]
     """Keyed by name; a pool of a site is ``site/pool``."""
+    overload: Overload = field(default_factory=Overload)
 
     def find_host(self, host: bytes) -> Host | None:
         """The configured host for a lower-case host name: exact, then wildcard (one label)."""

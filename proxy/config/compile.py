@@ -16,7 +16,7 @@ from proxy.engine.seam import EngineLimits
 from proxy.observe import Metrics
 from proxy.policy.access import Networks
 from proxy.policy.forwarded import Forwarding
-from proxy.snapshot import Host, Limits, Listener, Pool, ServerTimeouts, Snapshot
+from proxy.snapshot import Host, Limits, Listener, Overload, Pool, ServerTimeouts, Snapshot
 from proxy.sni import Certificate, SniTable, TlsProfile, in_order
 from proxy.upstream.names import Service
 
@@ -96,6 +96,7 @@ def compile_snapshot(  # noqa: PLR0913  # each is one impure thing that this pur
         exact_hosts=exact,
         wildcard_hosts=wildcard,
         pools=pools,
+        overload=_overload(server.overload),
     )
     if previous is not None and now is not None:
         adopt(snapshot, previous, now)
@@ -177,6 +178,11 @@ def _limits(model: model_server.Limits) -> Limits:
         body_bytes=model.body_size,
         engine=EngineLimits(streams=model.streams_per_connection, header_count=model.header_count, header_bytes=model.header_size),
     )
+
+
+def _overload(model: model_server.Overload) -> Overload:
+    header = model.header.lower().encode() if model.header is not None else None
+    return Overload(lag=model.lag, memory=model.memory, exchanges=model.exchanges, header=header)
 
 
 def _health(model: model_site.Health | str) -> bytes | None:

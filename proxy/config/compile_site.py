@@ -14,7 +14,7 @@ from proxy.policy.rewrite import PathRewrite
 from proxy.policy.template import Template
 from proxy.route.match import Match
 from proxy.route.table import RouteTable
-from proxy.snapshot import Forward, Pool, Retry, Route, RouteCounters, Site, Timeouts
+from proxy.snapshot import CLASSES, Forward, Pool, Retry, Route, RouteCounters, Site, Timeouts
 from proxy.sni import ClientCertificateRule
 
 NumberT = TypeVar("NumberT", int, float)
@@ -100,6 +100,7 @@ def compile_route(  # noqa: PLR0913  # a route, what it inherits and what it ref
         retry=_retry(model.retry, site.retry),
         body_bytes=_first(model.limits.body_size, site.limits.body_size, defaults.body_bytes),
         counters=meters.route(name),
+        priority=CLASSES.index(model.priority),
     )
 
 

@@ -27,6 +27,7 @@ def diff(old: Snapshot, new: Snapshot) -> list[str]:
         *_restart_changes(old, new),
         *_changed("limits", old.limits, new.limits),
         *_changed("timeouts", old.timeouts, new.timeouts),
+        *(["overload changed"] if old.overload != new.overload else []),
         *(["trusted_proxies changed"] if old.trusted_proxies != new.trusted_proxies else []),
         *(["server health path changed"] if old.health_path != new.health_path else []),
         *_named("site", _sites(old), _sites(new), _site_change),
@@ -130,7 +131,7 @@ def _route_key(route: Route) -> tuple[object, ...]:
         assert isinstance(action, Respond)
         what = ("respond", action.status, action.headers, action.body)
     edits = (_edit_key(route.request_headers), _edit_key(route.response_headers))
-    return (route.match, what, route.access, *edits, route.timeouts, route.retry, route.body_bytes)
+    return (route.match, what, route.access, *edits, route.timeouts, route.retry, route.body_bytes, route.priority)
 
 
 def _edit_key(edit: HeaderEdit | None) -> object:

@@ -8,7 +8,7 @@ from balancer.quic_lb import KEY_BYTES, Layout
 from proxy.config.model_base import SWITCH, Model
 from proxy.config.model_pool import Pool
 from proxy.config.model_site import Health, HealthOrOff, Site, health_switch
-from proxy.config.names import FileName, HexBytes, Name, Nameserver, Network, SocketAddress
+from proxy.config.names import FieldName, FileName, HexBytes, Name, Nameserver, Network, SocketAddress
 from proxy.config.units import Duration, DurationOrOff, Size, SizeOrOff, is_off, says
 from proxy.engine.quic.ids import Routable
 
@@ -93,6 +93,26 @@ class Limits(Model):
     """Bytes of one header section."""
     body_size: SizeOrOff = 0
     """Largest request body; default off: bodies are streamed, not kept."""
+
+
+class Overload(Model):
+    """How much a worker may have to do before it turns new requests away, with 503 and Retry-After, by the class of their route.
+
+    Its load is the largest share of one of these limits. From the limit on, it turns away more and more of class ``low``, then of
+    ``normal``, until it is below; never ``high``, nor its own health answer and the admin API. See docs/explanation/overload.md.
+    """
+
+    lag: DurationOrOff = 0.0
+    """How late its loop may come to its work: a fifth of a second is much. Default off."""
+    memory: SizeOrOff | None = None
+    """Resident memory, of each worker. From nine tenths of it on, requests are turned away; at the limit all of them are, whatever class,
+    the health answer is 503, and no connection is accepted until there is less. Default: nine tenths of what the control group
+    (container) may have, shared among the workers; off where that has no limit."""
+    exchanges: int = Field(default=0, ge=0, le=10_000_000)
+    """Requests in progress, of each worker; 0 is off."""
+    header: FieldName | None = None
+    """Field by which a request may name its class itself: ``low``, ``normal`` or ``high``. Anybody may lower that of the route;
+    ``trusted_proxies`` may raise it as well."""
 
 
 class Engines(Model):
@@ -299,6 +319,8 @@ class Server(Model):
     """The default certificate."""
     limits: Limits = Limits()
     """Bounds on what clients may take."""
+    overload: Overload = Overload()
+    """When a worker has too much to do, and turns requests away."""
     trusted_proxies: list[Network] = Field(default_factory=list, max_length=1000)
     """Peers whose Forwarded, X-Forwarded-* and X-Request-Id fields are believed."""
     timeouts: ServerTimeouts = ServerTimeouts()

@@ -237,6 +237,9 @@ class Route(Model):
     """Prefix in whose place another one is put."""
     host: UpstreamHost | None = None
     """Host sent to the backend: ``preserve`` (default) keeps the client's, ``endpoint`` takes the endpoint's own; else it is literal."""
+    priority: Literal["low", "normal", "high"] = "normal"
+    """The class of its requests: under overload, ``low`` is turned away first and ``high`` served as long as possible
+    (``server.overload``)."""
     access: Access | None = None
     """Who may, by client address."""
     headers: Headers = NO_HEADERS

@@ -15,7 +15,7 @@ from proxy.engine.validate import Malformed, pseudo_request
 from proxy.message import Headers, host_of
 from proxy.policy.answer import Redirect, Respond
 from proxy.policy.template import Variables
-from proxy.snapshot import Forward, Host, Listener, Pool, Route, Snapshot
+from proxy.snapshot import CLASSES, HIGH, LOW, Forward, Host, Listener, Pool, Route, Snapshot
 from proxy.sni import TlsProfile
 
 TRANSPORTS = {"http/1.1": "TCP", "h2": "TCP", "h3": "UDP"}
@@ -128,6 +128,7 @@ def explain(snapshot: Snapshot, question: Question, secret: bytes, now: float, p
         yield Line("answer", "404: no route of the site matches")
         return
     client = snapshot.forwarding.client_address(question.client, parts.headers)
+    yield Line("class", f"{CLASSES[chosen.priority]}{_shed(snapshot, chosen)}")
     yield from _policies(chosen, client)
     if chosen.access is not None and not chosen.access.permits(client):
         yield Line("answer", "403")
@@ -203,6 +204,12 @@ def _misdirected(host: Host | None, profile: TlsProfile | None, name: str, quest
     if not profile.covers(name):
         return f"421: the certificate does not cover {name}"
     return ""
+
+
+def _shed(snapshot: Snapshot, route: Route) -> str:
+    header = snapshot.overload.header
+    otherwise = f"; {header.decode()} may say otherwise" if header is not None else ""
+    return {LOW: ", the first to be turned away under overload", HIGH: ", served through overload"}.get(route.priority, "") + otherwise
 
 
 def _policies(route: Route, client: str) -> Iterator[Line]:

@@ -89,6 +89,8 @@ class AcceptLimits:
     def __init__(self, limits: Limits, trusted: Networks, metrics: Metrics, counts: Counts | None = None) -> None:
         hits = metrics.counter("qproxy_limits_hit_total", "Connections refused at accept, by the limit that was hit.", ("limit",))
         self._hits = {limit: hits.cell(limit) for limit in LIMITS}
+        self._refusing: set[str] = set()
+        self._family = hits
         self.gate = Gate(metrics.gauge("qproxy_accepting", "1 while new connections come in, 0 while they have to wait").cell())
         """Shut while none may come, whatever the limits."""
         self._counts: Counts = OwnCounts() if counts is None else counts
@@ -112,6 +114,8 @@ class AcceptLimits:
         limit of one client does not hold for them.
         """
         limits, counts = self._limits, self._counts
+        if self._refusing:
+            return self._refuse(next(iter(self._refusing)))
         if limits.connections and counts.connections >= limits.connections:
             return self._hit("connections")
         client = _client(address)
@@ -122,6 +126,20 @@ class AcceptLimits:
             return self._hit("connection_rate")
         counts.add(client)
         return None
+
+    def shut(self, reason: str) -> None:
+        """Let nobody in until the same reason is taken back: over TCP they wait in the kernel's queue, over QUIC they are refused."""
+        self._refusing.add(reason)
+        self.gate.shut(reason)
+
+    def open_again(self, reason: str) -> None:
+        """The reason is no more."""
+        self._refusing.discard(reason)
+        self.gate.take_back(reason)
+
+    def _refuse(self, reason: str) -> str:
+        self._family.cell(reason).value += 1
+        return reason
 
     def release(self, address: str) -> None:
         """Count a connection as gone: the *address* with which it was admitted, though it may have moved since (QUIC)."""

@@ -38,6 +38,7 @@ from proxy.meters import ProxyMetrics
 from proxy.observe import Log, Metrics
 from proxy.policy.access import Networks
 from proxy.process.naming import make_naming
+from proxy.process.pressure import GROUP_SHARE, Pressure, group_memory
 from proxy.process.setup import descriptor_limit
 from proxy.services import Services
 from proxy.snapshot import Listener, Pool, Snapshot
@@ -124,6 +125,7 @@ class Worker:
         self._limits = AcceptLimits(snapshot.limits, snapshot.trusted_proxies, metrics)
         self._descriptors = Descriptors(self._limits.gate, self.meters, self._log, self._upstreams.close_idle)
         self._services.relieve = lambda: self._descriptors.relieve(time.monotonic())
+        self._pressure = Pressure(self._services, self._limits, int(GROUP_SHARE * group_memory()))
         self.h2 = choose("h2", configuration.server.engines.h2)
         self.quic = choose("quic", configuration.server.engines.quic)
         self._tracing: Tracing | None = None
@@ -231,8 +233,11 @@ class Worker:
         """One timer for everything that is coarse."""
         services = self._services
         for count in itertools.count(1):
+            due = services.clock() + TICK
             await asyncio.sleep(TICK)
             try:
+                now = services.clock()
+                self._pressure.look(now - due, now)
                 services.deadlines.turn(services.clock())
                 self._descriptors.look(services.clock())
                 self._logs.flush()
@@ -264,6 +269,7 @@ class Worker:
         self._services.snapshot = replace(snapshot, listeners=old.listeners, admin=old.admin)
         self.naming.follow(snapshot.pools)
         self._upstreams.replace(snapshot.pools)
+        self._pressure.replace(snapshot)
         self._limits.replace(snapshot.limits, snapshot.trusted_proxies)
         self.meters.config_generation.cell().value = snapshot.generation
         for udp in self._udp:
