@@ -40,6 +40,7 @@ class Pressure:
         self._streams = services.meters.streams_open
         self.load = Load(self._settings(services.snapshot), services.snapshot.trusted_proxies, services.meters, services.log)
         self._resident = resident_memory()
+        self._was_full = False
         self._trimmed = float("-inf")
 
     def replace(self, snapshot: Snapshot) -> None:
@@ -56,15 +57,24 @@ class Pressure:
         if not load.wanted and not load.shedding and load.state == "normal":
             return
         in_progress = int(sum(cell.value for cell in self._streams.cells.values()))
-        load.look(lag, self._resident(), in_progress, now)
+        memory = self._resident()
+        load.look(lag, memory, in_progress, now)
         services.shedding = load if load.shedding else None
-        if load.full:
+        if load.full is not self._was_full:
+            self._change(memory)
+        if load.full and now >= self._trimmed + TRIM_EVERY:
+            self._trimmed = now
+            give_memory_back()
+
+    def _change(self, memory: int) -> None:
+        """Memory came to its limit, or is below it again."""
+        full = self._was_full = self.load.full
+        if full:
             self._limits.shut(REASON)
-            if now >= self._trimmed + TRIM_EVERY:
-                self._trimmed = now
-                give_memory_back()
+            self._services.log.error("memory is at its limit: no request is served and no connection accepted", resident_bytes=memory)
         else:
             self._limits.open_again(REASON)
+            self._services.log.info("memory is below its limit again", resident_bytes=memory)
 
 
 def resident_memory() -> Callable[[], int]:

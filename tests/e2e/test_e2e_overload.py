@@ -96,12 +96,17 @@ async def test_requests_in_progress_over_all_versions(authority, start_proxy):
             assert (await client.get("/hello/high", host=A, headers=[("x-class", "low")])).status == 503
             answer = await health(client)
             assert (answer.status, answer.body) == (200, b"OK")
+        for version in ("HTTP/1.1", "HTTP/2"):
+            with clients.curl_session(authority, proxy.port, version) as sender:
+                for _ in range(2):
+                    sent = await asyncio.to_thread(sender.post, proxy.url("/hello/low"), data=bytes(2_000_000))
+                    assert sent.status_code == 503, "what is not read of it harms nobody"
         for client, number in zip([second] * 15 + [third] * 15, held, strict=True):
             assert (await client.answer(number)).status == 200, "what was begun is finished"
         proxy.wait_for(lambda: state(proxy) == "normal", "recovered", limit=20)
         for client in (second, third):
             assert (await client.get("/hello/low", host=A)).status == 200
-    assert shed(proxy, "low") == 4
+    assert shed(proxy, "low") == 8
 
 
 @pytest.mark.speaks("HTTP/2", "HTTP/3")
@@ -125,6 +130,7 @@ async def test_at_the_limit_of_memory_nobody_is_accepted_until_there_is_less(aut
         assert proxy.metrics()['qproxy_limits_hit_total{limit="memory"}'] == 1
         late = socket.create_connection(("127.0.0.1", proxy.port), timeout=20)
         handshake = asyncio.to_thread(clients.trusting(authority).wrap_socket, late, server_hostname=A)
+        assert "memory is at its limit" in proxy.logs()
         proxy.server["overload"] = {"memory": "4GiB"}
         proxy.write()
         proxy.reload()
@@ -133,6 +139,7 @@ async def test_at_the_limit_of_memory_nobody_is_accepted_until_there_is_less(aut
         assert (await asyncio.to_thread(secured.recv, 65536)).startswith(b"HTTP/1.1 200 ")
         secured.close()
         assert (await health(client)).status == 200
+        assert "memory is below its limit again" in proxy.logs()
         proxy.wait_for(lambda: state(proxy) == "normal", "recovered", limit=20)
         assert (await client.get("/hello/low", host=A)).status == 200
 

@@ -16,7 +16,7 @@ from proxy.policy.key import KeySource
 from proxy.policy.rewrite import PathRewrite
 from proxy.policy.template import Variables
 from proxy.route.match import Match
-from proxy.snapshot import Endpoint, Forward, HealthCheck, Retry, Snapshot, Timeouts, UpstreamConnections
+from proxy.snapshot import HIGH, LOW, NORMAL, Endpoint, Forward, HealthCheck, Overload, Retry, Snapshot, Timeouts, UpstreamConnections
 
 DEFAULT = self_signed(("localhost",))
 WORDS = Variables(b"GET", b"https", b"a.example.com", b"/x?y", b"HTTP/2", b"192.0.2.1", b"id")
@@ -440,11 +440,22 @@ CHANGES = {
             "admin address changed: takes effect with a restart only",
         ],
     ),
+    "priority": (lambda text: text.replace("{pool: web}", "{pool: web, priority: low}"), ["site a.example.com: route 1 changed"]),
+    "overload": (lambda text: text + "server: {overload: {exchanges: 5}}\n", ["overload changed"]),
     "public port": (
         lambda text: text + "server: {listeners: [{address: '0.0.0.0:8443', public_port: 443}]}\n",
         ["listener 0.0.0.0:8443 changed: takes effect with a restart only"],
     ),
 }
+
+
+def test_overload_and_classes(snapshot):
+    made = snapshot(routes("[{pool: web}, {match: {path: /a}, pool: web, priority: low}, {match: {path: /b}, pool: web, priority: high}]"))
+    assert made.overload == Overload(lag=0, memory=None, exchanges=0, header=None)
+    assert [route.priority for route in site_of(made).routes.routes] == [NORMAL, LOW, HIGH]
+    text = SITE + "server: {overload: {lag: 200ms, memory: 1GiB, exchanges: 500, header: X-Class}}\n"
+    assert snapshot(text).overload == Overload(lag=0.2, memory=1024**3, exchanges=500, header=b"x-class")
+    assert snapshot(SITE + "server: {overload: {memory: off}}\n").overload.memory == 0
 
 
 def test_answers_are_compared_by_what_they_say(snapshot):
