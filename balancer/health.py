@@ -10,9 +10,10 @@ Knows backends and time as an argument; no pool, no policy and no probe. The rul
   brings the backend up, its failure doubles the back-off.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from math import inf
+from typing import NamedTuple, TypeAlias
 
 from balancer.backend import Backend
 from balancer.condition import Condition
@@ -61,6 +62,20 @@ _HEALTHY = frozenset({Condition.UP, Condition.DRAINING})
 _SUCCESS = Outcome.SUCCESS  # a member looked up on its class costs as much as all the rest of the common path
 
 
+class Status(NamedTuple):
+    """What is known of a backend's health, to be handed to another process."""
+
+    condition: Condition
+    reason: str
+    proven: bool
+    streak: int
+    failures: int
+
+
+Watch: TypeAlias = Callable[[Backend, Outcome | None, bool], None]
+"""Is told of each outcome that was news of a backend (None: it was drained, or restored), and whether its state changed."""
+
+
 class Changes:
     """Counts the changes of a pool's backends, for those who keep something derived from them.
 
@@ -76,7 +91,7 @@ class Changes:
 class Health:
     """The rules of one pool."""
 
-    __slots__ = ("_fall", "_passive_fall", "_probed", "_rise", "changes")
+    __slots__ = ("_fall", "_passive_fall", "_probed", "_rise", "changes", "watch")
 
     def __init__(self, *, rise: int, fall: int, passive_fall: int, probed: bool) -> None:
         self._rise = rise
@@ -84,12 +99,21 @@ class Health:
         self._passive_fall = passive_fall
         self._probed = probed
         self.changes = Changes()
+        self.watch: Watch | None = None
+        """Where news goes, so that others who balance over the same backends may know them too."""
 
     def report(self, backend: Backend, outcome: Outcome, now: float) -> bool:
         """Take in an outcome; True when the backend's state changed."""
+        if outcome is _SUCCESS and backend.proven and not backend.failures and not backend.trial:
+            return False
+        known = outcome is Outcome.PROBE_OK and backend.proven and not backend.streak and backend.condition in _HEALTHY
+        changed = self._take_in(backend, outcome, now)
+        if self.watch is not None and not known:
+            self.watch(backend, outcome, changed)
+        return changed
+
+    def _take_in(self, backend: Backend, outcome: Outcome, now: float) -> bool:
         if outcome is _SUCCESS:
-            if backend.proven and not backend.failures and not backend.trial:
-                return False
             backend.proven = True
             backend.failures = 0
             return backend.trial and self._signal(backend, Signal.ROSE, now)
@@ -111,11 +135,25 @@ class Health:
 
     def drain(self, backend: Backend, now: float) -> bool:
         """Send it nothing new; its health is followed on. True when its state changed."""
-        return self._signal(backend, Signal.DRAIN, now)
+        return self._told(backend, Signal.DRAIN, now)
 
     def restore(self, backend: Backend, now: float) -> bool:
         """Call the draining off: it is up or down, as its health is. True when its state changed."""
-        return self._signal(backend, Signal.RESTORE, now)
+        return self._told(backend, Signal.RESTORE, now)
+
+    def status(self, backend: Backend) -> Status:
+        """What another process should know of it."""
+        return Status(backend.condition, backend.reason, backend.proven, backend.streak, backend.failures)
+
+    def impose(self, backend: Backend, status: Status, now: float) -> None:
+        """Take over what another process knows. What nothing probes is tried from here as if it had gone down now."""
+        if status.condition not in _HEALTHY and backend.condition in _HEALTHY and status.proven:
+            backend.last_healthy = now
+        moved = backend.condition is not status.condition
+        backend.condition, backend.reason, backend.proven, backend.streak, backend.failures = status
+        if moved:
+            backend.state = status.condition.shown
+            self._settle(backend, now)
 
     def revisit(self, backend: Backend, now: float) -> None:
         """Fit a backend that other rules (of the pool before a reload) left as it is into these: trials, or none."""
@@ -133,6 +171,12 @@ class Health:
         backend.trial = True
         backend.trial_at = now + backend.backoff
         self.changes.count += 1
+
+    def _told(self, backend: Backend, signal: Signal, now: float) -> bool:
+        changed = self._signal(backend, signal, now)
+        if changed and self.watch is not None:
+            self.watch(backend, None, changed)
+        return changed
 
     def _trial_failed(self, backend: Backend, now: float) -> None:
         if backend.trial:

@@ -170,6 +170,7 @@ class Pool:
         """
         known = {backend.identity: backend for backend in previous.backends}
         self.health.changes = previous.health.changes
+        self.health.watch = self.health.watch or previous.health.watch
         if self.budget.same_terms(previous.budget):
             self.budget = previous.budget
         backends = tuple(known.get(backend.identity, backend) for backend in self.backends)

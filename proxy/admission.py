@@ -59,7 +59,7 @@ def admit(services: Services, client: ClientConnection, head: RequestHead) -> Ad
 
 def health(services: Services) -> Respond:
     """The answer to a request for the health path."""
-    if services.draining:
+    if services.draining and not services.succeeded:
         return Respond(503, HEALTH_HEADERS, b"draining\n")
     if services.shedding is not None and services.shedding.full:
         return Respond(503, HEALTH_HEADERS, b"overloaded\n")

@@ -27,7 +27,7 @@ from proxy.listen.tls import ContextError
 from proxy.message import Address
 from proxy.observe import Log, Metrics
 from proxy.process.controller import Controller
-from proxy.process.setup import loop_factory, raise_descriptor_limit, settle_memory, shown
+from proxy.process.setup import loop_factory, raise_descriptor_limit, settle_memory, shown, workers_of
 from proxy.process.team import LocalTeam
 from proxy.process.worker import Shared, Sockets, StartError, Worker, udp_buffers
 
@@ -36,14 +36,17 @@ EXIT_OK, EXIT_FAILURE, EXIT_CONFIGURATION = 0, 1, 2
 TCP_PROTOCOLS = frozenset({"http/1.1", "h2"})
 
 
-def run(config: Path) -> int:
-    """Serve the configuration at *config* until SIGTERM or SIGINT; gives the exit code. Says on stderr what is wrong."""
+def run(config: Path, *, in_process: bool = False) -> int:
+    """Serve the configuration at *config* until SIGTERM or SIGINT; gives the exit code. Says on stderr what is wrong.
+
+    With several workers this process becomes their supervisor, unless *in_process* has everything stay here.
+    """
     gc.collect()  # what the imports left; a start makes no garbage in cycles, so that what stands at its end can be frozen as it is
     with collector_paused():  # ``settle_memory`` lets it begin
-        return _run(config)
+        return _run(config, in_process=in_process)
 
 
-def _run(config: Path) -> int:
+def _run(config: Path, *, in_process: bool) -> int:
     try:
         configuration = load(config, os.environ)
         secret = load_secret(configuration.state)
@@ -51,6 +54,9 @@ def _run(config: Path) -> int:
         return _complain(str(error), EXIT_CONFIGURATION)
     except StateError as error:
         return _complain(f"qproxy: {error}", EXIT_FAILURE)
+    if workers_of(configuration) > 1 and not in_process:
+        options = [f"-W{option}" for option in sys.warnoptions]
+        os.execv(sys.executable, [sys.executable, *options, "-m", "proxy.process.supervisor", str(config)])  # noqa: S606
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(App(config, configuration, secret).run())

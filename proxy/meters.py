@@ -193,6 +193,19 @@ class ProxyMetrics:
 
         return refresh
 
+    def show_inflight(self, pools: Callable[[], Iterable["PoolState"]]) -> Callable[[], None]:
+        """The same for a worker, whose controller shows the rest."""
+
+        def refresh() -> None:
+            present = list(pools())
+            self.forget_pools({pool.name for pool in present})
+            self.backend_inflight.cells.clear()
+            for pool in present:
+                for backend in pool.backends:
+                    self.backend_inflight.cell(pool.name, backend.identity).value = backend.inflight
+
+        return refresh
+
     def forget_pools(self, present: Collection[str]) -> None:
         """Drop the counts of pools that are no more, so that label values don't pile up over reloads."""
         for family in self._by_pool:

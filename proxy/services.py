@@ -34,5 +34,8 @@ class Services:
     shedding: Load | None = None
     """Set while requests are to be turned away: it tells which."""
     draining: bool = False
+    """No new clients: those that are there are to finish."""
+    succeeded: bool = False
+    """Other processes serve new clients: what drains here is none of the health answer's business."""
     relieve: Callable[[], None] = lambda: None
     """To be called where a file descriptor is wanted and none is left: then some may be (``listen/descriptors.py``)."""

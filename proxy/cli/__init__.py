@@ -66,6 +66,6 @@ def main(ctx: click.Context, config: Path | None) -> None:
             raise click.UsageError(msg, ctx)
         command = main.get_command(ctx, "run")
         assert command is not None
-        ctx.invoke(command, config=config)
+        ctx.invoke(command, config=config, in_process=False)
     elif config is not None:
         ctx.default_map = {ctx.invoked_subcommand: {"config": str(config)}}

@@ -15,6 +15,7 @@ from proxy import app
 @click.option(
     "-c", "--config", type=click.Path(path_type=Path), metavar="DIR", required=True, help="The folder with qproxy.yaml and sites/."
 )
-def run(config: Path) -> None:
+@click.option("--in-process", is_flag=True, help="One process, whatever the configuration says of workers: for debugging.")
+def run(config: Path, in_process: bool) -> None:
     """Serve what the YAML files in DIR say. SIGTERM drains and ends, SIGHUP reads them again."""
-    sys.exit(app.run(config))
+    sys.exit(app.run(config, in_process=in_process))

@@ -308,6 +308,9 @@ EVERYWHERE = Listener.model_validate({"address": "0.0.0.0:8443"})
 class Server(Model):
     """The server as a whole; once in all files."""
 
+    workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = 1
+    """Processes that serve, each with all listeners: ``auto`` is one for each core that the proxy may use. From two on, a supervisor starts
+    them, and again where one dies; with one, everything is in one process. A change needs a restart."""
     listeners: list[Listener] = Field(default=[EVERYWHERE], min_length=1, max_length=100)
     """Where clients connect; default ``0.0.0.0:8443``, TCP and UDP."""
     admin: AdminOrOff = Admin()
@@ -347,6 +350,12 @@ class Server(Model):
             if given is None:
                 return {**value, "admin": {}}
         return value
+
+    @model_validator(mode="after")
+    def _shares_ports(self) -> "Server":
+        if self.quic.connection_ids is not None:
+            self.quic.connection_ids.suit(2 if self.workers == "auto" else self.workers)
+        return self
 
     @model_validator(mode="after")
     def _keeps_alive_in_time(self) -> "Server":

@@ -40,6 +40,8 @@ class LogSettings:
     """The least that is shown of events."""
     access: bool = True
     """Whether there is an access log."""
+    worker: int | None = None
+    """Slot of the worker whose events these are, where there are several."""
 
 
 class Logs:
@@ -48,7 +50,9 @@ class Logs:
     def __init__(self, settings: LogSettings, metrics: Metrics, *, error_fd: int = 2, output_fd: int = 1) -> None:
         form = settings.form
         self._events_writer = LineWriter(error_fd)
-        self.events: Log = event_log(self._events_writer, settings.level, json=_is_json(form, error_fd), colors=os.isatty(error_fd))
+        self.events: Log = event_log(
+            self._events_writer, settings.level, json=_is_json(form, error_fd), colors=os.isatty(error_fd), worker=settings.worker
+        )
         self._access_writer = LineWriter(output_fd) if settings.access else None
         self.access: AccessLog | None = None
         if self._access_writer is not None:
@@ -89,8 +93,8 @@ class Logs:
         self._events_writer.close(seconds)
 
 
-def event_log(writer: LineWriter, level: Level = "info", *, json: bool, colors: bool = False) -> Log:
-    """A structlog logger that writes one event to a line (a traceback in text form takes more, indented)."""
+def event_log(writer: LineWriter, level: Level = "info", *, json: bool, colors: bool = False, worker: int | None = None) -> Log:
+    """A structlog logger that writes one event to a line (a traceback in text form takes more, indented); with *worker* in each."""
     renderer: Any = _render_json
     if not json:
         renderer = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback, pad_event_to=0)
@@ -107,7 +111,7 @@ def event_log(writer: LineWriter, level: Level = "info", *, json: bool, colors: 
         context_class=dict,
         cache_logger_on_first_use=True,
     )
-    return cast("Log", logger.bind())
+    return cast("Log", logger.bind() if worker is None else logger.bind(worker=worker))
 
 
 class _Lines:

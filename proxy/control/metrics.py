@@ -7,6 +7,7 @@ in another thread, so that a scrape never holds up requests.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -15,7 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from proxy.counters import Cell
 from proxy.observe import Metrics
 
-Value = float | tuple[tuple[float, ...], tuple[int, ...], float]
+Value: TypeAlias = float | tuple[tuple[float, ...], tuple[int, ...], float]
 """Of a counter or gauge; of a histogram: the bounds, the counts by bucket and the sum."""
 
 

@@ -7,6 +7,8 @@ descriptor is not made non-blocking, since that would change it for every proces
 import atexit
 import os
 import select
+import stat
+from collections.abc import Iterator
 from queue import SimpleQueue
 from threading import Lock, Thread
 from time import monotonic
@@ -23,6 +25,7 @@ class LineWriter:
 
     def __init__(self, descriptor: int, *, max_pending: int = MAX_PENDING) -> None:
         self._descriptor = descriptor
+        self._piecewise = _is_pipe(descriptor)
         self._max_pending = max_pending
         self._queue: SimpleQueue[tuple[bytes, int] | None] = SimpleQueue()
         self._lock = Lock()
@@ -65,6 +68,11 @@ class LineWriter:
                     self.dropped += lines
 
     def _deliver(self, data: bytes) -> bool:
+        if self._piecewise and len(data) > select.PIPE_BUF:
+            return all(self._write(piece) for piece in _pieces(data))
+        return self._write(data)
+
+    def _write(self, data: bytes) -> bool:
         rest = memoryview(data)
         while rest:
             try:
@@ -88,3 +96,21 @@ class LineWriter:
                 if monotonic() > give_up:
                     return False
         return True
+
+
+def _is_pipe(descriptor: int) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """Whole lines, as many as a pipe takes in one piece (PIPE_BUF): other processes write to it too, and lines must not mix."""
+    at = 0
+    while at < len(data):
+        end = data.rfind(b"\n", at, at + select.PIPE_BUF) + 1
+        if end <= at:
+            end = data.find(b"\n", at) + 1 or len(data)  # one line that is longer than that
+        yield data[at:end]
+        at = end

@@ -16,12 +16,14 @@ IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8)
 """Linux's number; Python names it from 3.14 on."""
 
 
-def bind_tcp(address: Address) -> socket.socket:
-    """A bound TCP socket, not yet listening. Raises OSError."""
+def bind_tcp(address: Address, *, shared: bool = False) -> socket.socket:
+    """A bound TCP socket, not yet listening; *shared*: one of a group on this address (SO_REUSEPORT). Raises OSError."""
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -54,8 +56,8 @@ class Buffers:
         return sentences
 
 
-def bind_udp(address: Address, buffers: Buffers = Buffers()) -> socket.socket:  # it is frozen
-    """A bound UDP socket that tells the destination of each datagram. Raises OSError.
+def bind_udp(address: Address, buffers: Buffers = Buffers(), *, shared: bool = False) -> socket.socket:  # it is frozen
+    """A bound UDP socket that tells the destination of each datagram; *shared* as with TCP. Raises OSError.
 
     The kernel makes its *buffers* as large as it allows: ``Buffers.missed`` tells.
     """
@@ -63,6 +65,8 @@ def bind_udp(address: Address, buffers: Buffers = Buffers()) -> socket.socket:  
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers.receive)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers.send)
         if family == socket.AF_INET6:

@@ -95,6 +95,11 @@ class SharedCounts:
             raise
 
     @classmethod
+    def of(cls, descriptor: int) -> "SharedCounts":
+        """What ``create`` made, for whoever holds it in its place. Raises as ``attach`` does."""
+        return cls(mmap.mmap(descriptor, 0), descriptor, None)
+
+    @classmethod
     def attach(cls, descriptor: int, row: int) -> "SharedCounts":
         """Map what *descriptor* leads to, and count in *row*, which nobody else does.
 

@@ -31,6 +31,9 @@ from proxy.process.worker import StartError
 from proxy.snapshot import Listener
 from proxy.tasks import Tasks
 
+ADMIN_TRIES, ADMIN_PAUSE = 100, 0.1
+"""For the admin API's port, and seconds in between, where another controller is about to leave it."""
+
 
 class Controller:
     """One controller. *metrics* and *naming* are its process's."""
@@ -60,11 +63,19 @@ class Controller:
         self.reload_ended: Callable[[], None] = _nothing
         """Told when it has ended, one way or the other."""
 
-    async def start(self, stack: contextlib.AsyncExitStack) -> None:
-        """Begin everything that goes on by itself; *stack* ends it. Raises StartError."""
+    async def start(self, stack: contextlib.AsyncExitStack, *, wait_for_admin: bool = False) -> None:
+        """Begin everything that goes on by itself; *stack* ends it. Raises StartError.
+
+        *wait_for_admin*: a controller before this one may still have the admin API's port, and give it up in a moment.
+        """
         stack.push_async_callback(self._tasks.close)
         await self._naming.begin(self._team.snapshot.pools)
-        await self._start_admin(stack)
+        if self._team.snapshot.admin is not None:
+            self._metrics.before_read.append(self._meters.show_pools(self._balancers))
+        if wait_for_admin:
+            self._tasks.start("admin API", self._start_admin_later(stack))
+        else:
+            await self._start_admin(stack)
         await self._prober.start()
         stack.push_async_callback(self._prober.stop)
         self._tasks.start("watch certificates", self._refresher.run())
@@ -74,11 +85,21 @@ class Controller:
         for warning in self._configuration.warnings:
             self._log.warning("configuration", problem=str(warning))
 
+    async def _start_admin_later(self, stack: contextlib.AsyncExitStack) -> None:
+        for again in range(ADMIN_TRIES):
+            try:
+                await self._start_admin(stack)
+            except StartError as error:
+                if again == ADMIN_TRIES - 1:
+                    self._log.error("no admin API", reason=str(error))  # the reason says it all
+                await asyncio.sleep(ADMIN_PAUSE)
+            else:
+                return
+
     async def _start_admin(self, stack: contextlib.AsyncExitStack) -> None:
         address = self._team.snapshot.admin
         if address is None:
             return
-        self._metrics.before_read.append(self._meters.show_pools(self._balancers))
         views = Views(
             readings=self._team.readings,
             exposition=Exposition(),

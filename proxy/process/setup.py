@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import gc
+import os
 import resource
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
+from proxy.config.load import Configuration
 from proxy.message import Address
 from proxy.observe import Log
 
@@ -21,6 +24,25 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop  # type: ignore[no-any-return,unused-ignore]
+
+
+def workers_of(configuration: Configuration) -> int:
+    """Worker processes that the configuration asks for."""
+    workers = configuration.server.workers
+    return cpus() if isinstance(workers, str) else workers
+
+
+def cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may use: those that it may run on, and no more than its control group's quota makes whole ones of."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (cgroup / "cpu.max").read_text().split()
+        return max(1, min(allowed, int(quota) // int(period)))  # "max" is no number: then there is none
+    with contextlib.suppress(OSError, ValueError):
+        quota_us = int((cgroup / "cpu/cpu.cfs_quota_us").read_text())
+        if quota_us > 0:
+            return max(1, min(allowed, quota_us // int((cgroup / "cpu/cpu.cfs_period_us").read_text())))
+    return allowed
 
 
 def raise_descriptor_limit(connections: int, log: Log) -> None:

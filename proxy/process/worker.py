@@ -29,7 +29,9 @@ from proxy.engine.quic.tickets import Tickets
 from proxy.engine.seam import Endpoint, Handle
 from proxy.listen.bind import Buffers
 from proxy.listen.descriptors import Descriptors
+from proxy.listen.handover import Handover
 from proxy.listen.limits import AcceptLimits
+from proxy.listen.shared_counts import SharedCounts
 from proxy.listen.tcp import TcpListener
 from proxy.listen.tls import TlsContexts
 from proxy.listen.udp import UdpListener
@@ -55,6 +57,9 @@ POLL = 0.05
 DRAIN_STEP = 1.0
 """Seconds between the two words with which a drain ends a connection: for the first to arrive, and for what was sent before it did."""
 
+LAST_ARRIVALS = 0.2
+"""Seconds in which a worker that has a successor takes what the kernel gave it before."""
+
 CLOSE_GRACE = 0.5
 """Seconds for the last packets (CONNECTION_CLOSE, close_notify) to leave after a drain."""
 
@@ -75,6 +80,16 @@ class Shared:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """One worker's, among several."""
+
+    slot: int
+    """In the groups of UDP sockets, and in connection IDs."""
+    counts: SharedCounts
+    """What the workers count together."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sockets:
     """A listener's sockets, bound; None for what it does not speak."""
 
@@ -91,9 +106,10 @@ class Sockets:
 class Worker:
     """One worker. Made from a checked configuration; *metrics* and *logs* are its process's."""
 
-    def __init__(self, configuration: Configuration, shared: Shared, metrics: Metrics, logs: Logs) -> None:
+    def __init__(self, configuration: Configuration, shared: Shared, metrics: Metrics, logs: Logs, place: Place | None = None) -> None:
         self._configuration = configuration
         self._shared = shared
+        self._place = place
         self._metrics = metrics
         self._logs = logs
         self._log: Log = logs.events
@@ -122,7 +138,7 @@ class Worker:
         )
         self._contexts = TlsContexts()
         self._contexts.build(snapshot)
-        self._limits = AcceptLimits(snapshot.limits, snapshot.trusted_proxies, metrics)
+        self._limits = AcceptLimits(snapshot.limits, snapshot.trusted_proxies, metrics, place.counts if place is not None else None)
         self._descriptors = Descriptors(self._limits.gate, self.meters, self._log, self._upstreams.close_idle)
         self._services.relieve = lambda: self._descriptors.relieve(time.monotonic())
         self._pressure = Pressure(self._services, self._limits, int(GROUP_SHARE * group_memory()))
@@ -211,7 +227,8 @@ class Worker:
             output=quic.output,
             keep_alive=quic.keep_alive.interval if quic.keep_alive is not None else 0.0,
             keep_alive_idle=quic.keep_alive is not None and quic.keep_alive.when == "always",
-            routable=_routable(self._configuration),
+            routable=routable(self._configuration),
+            slot=self._place.slot if self._place is not None else None,
         )
         make: MakeQuic = self.quic.load()
         return make(
@@ -228,6 +245,16 @@ class Worker:
 
     def _select(self, sni: str | None) -> TlsProfile | None:
         return self.snapshot.sni.select(sni)
+
+    def share(self, handovers: Iterable[Handover], siblings: frozenset[int]) -> None:
+        """Hand over what is for other workers of the ports, and take what they hand over: one of *handovers* for each UDP listener."""
+        for udp, handover in zip(self._udp, handovers, strict=True):
+            udp.share(handover, siblings)
+
+    def know(self, siblings: frozenset[int]) -> None:
+        """The slots of the others that live."""
+        for udp in self._udp:
+            udp.know(siblings)
 
     async def _tick(self) -> None:
         """One timer for everything that is coarse."""
@@ -273,7 +300,7 @@ class Worker:
         self._limits.replace(snapshot.limits, snapshot.trusted_proxies)
         self.meters.config_generation.cell().value = snapshot.generation
         for udp in self._udp:
-            udp.change_connection_ids(_routable(configuration))
+            udp.change_connection_ids(routable(configuration))
 
     def _repopulated(self, pool: Pool) -> None:
         """DNS has other backends for *pool*: the hosts of new ones are looked up, connections to old ones let go."""
@@ -304,6 +331,15 @@ class Worker:
 
     # The end
 
+    @property
+    def succeeded(self) -> bool:
+        """Whether others serve new clients already while this one drains: then all is well for whoever asks."""
+        return self._services.succeeded
+
+    @succeeded.setter
+    def succeeded(self, value: bool) -> None:
+        self._services.succeeded = value
+
     async def drain(self) -> int:
         """Let what runs finish, as long as the configuration grants; gives the exchanges that had to be cut."""
         services = self._services
@@ -312,7 +348,8 @@ class Worker:
         self.meters.server_up.cell().value = 0
         self._log.info("draining", exchanges=self._busy(), delay_seconds=timeouts.drain_delay, deadline_seconds=timeouts.drain)
         # Balancers in front see /health fail and look elsewhere, while new connections are still served.
-        await self._wait(lambda: False, timeouts.drain_delay)
+        # And where successors take what is new, some of it may have come here just before.
+        await self._wait(lambda: False, LAST_ARRIVALS if self.succeeded else timeouts.drain_delay)
         for tcp in self._tcp:
             tcp.stop_accepting()
         until = time.monotonic() + timeouts.drain
@@ -359,7 +396,7 @@ def udp_buffers(configuration: Configuration) -> Buffers:
     return Buffers(quic.receive_buffer, quic.send_buffer)
 
 
-def _routable(configuration: Configuration) -> Routable | None:
+def routable(configuration: Configuration) -> Routable | None:
     """The form of connection IDs, where a balancer in front routes by them."""
     ids = configuration.server.quic.connection_ids
     return ids.routable() if ids is not None else None

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from h2.config import H2Configuration
-from h2.connection import H2Connection
+from h2.connection import ConnectionInputs, ConnectionState, H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
     ConnectionTerminated,
@@ -26,6 +26,15 @@ from harness.clients import trusting
 from harness.content import MIB
 from harness.http3 import Answer
 from harness.spoken import note
+
+
+def patient(connection: H2Connection) -> H2Connection:
+    """h2 ends its state machine at GOAWAY, though RFC 9113 lets present streams finish (section 6.8): not here."""
+    machine = connection.state_machine
+    still = (None, ConnectionState.CLIENT_OPEN)
+    machine._transitions = machine._transitions | {(ConnectionState.CLIENT_OPEN, ConnectionInputs.RECV_GOAWAY): still}
+    return connection
+
 
 STREAM_WINDOW = 256 * 1024
 CONNECTION_WINDOW = 16 * MIB
@@ -46,7 +55,7 @@ class Http2(asyncio.Protocol):
     """An HTTP/2 connection."""
 
     def __init__(self, stream_window: int = STREAM_WINDOW) -> None:
-        self.h2 = H2Connection(H2Configuration(client_side=True, header_encoding="latin-1", validate_inbound_headers=False))
+        self.h2 = patient(H2Connection(H2Configuration(client_side=True, header_encoding="latin-1", validate_inbound_headers=False)))
         self.streams: dict[int, _Stream] = {}
         self.lost = asyncio.get_running_loop().create_future()
         self.terminated: int | None = None

@@ -21,10 +21,10 @@ import h2.events
 from aioquic.asyncio import connect
 from aioquic.h3.connection import H3_ALPN, FrameType, H3Connection
 from aioquic.quic.configuration import QuicConfiguration
-from h2.connection import ConnectionInputs, ConnectionState
 
 from harness.authority import Authority
 from harness.clients import VERSIONS, trusting
+from harness.http2 import patient
 from harness.http3 import Http3
 from harness.spoken import note
 
@@ -65,11 +65,13 @@ class Load:
         path: str = "/hello",
         host: str = "a.example.com",
         reconnect: bool = True,
+        limit: float = LIMIT,
     ) -> None:
         self.results: list[Result] = []
         self._authority, self._port, self._path, self._host = authority, port, path, host
         for version in versions:
             note(version)
+        self._limit = limit
         self._versions, self._clients, self._streams, self._reconnect = tuple(versions), clients, streams, reconnect
         self._numbers = itertools.count(1)
         self.stopping = False
@@ -164,7 +166,7 @@ class Load:
         try:
             while not self.stopping and not reader.at_eof():
                 writer.write(request)
-                async with asyncio.timeout(LIMIT):
+                async with asyncio.timeout(self._limit):
                     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
                     fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:-2])
                     await reader.readexactly(int(fields["content-length"]))
@@ -203,7 +205,7 @@ class Load:
     async def _http2_stream(self, protocol: "_Http2", count: "_Count") -> None:
         while not self.stopping and not protocol.leaving:
             try:
-                async with asyncio.timeout(LIMIT):
+                async with asyncio.timeout(self._limit):
                     status, backend = await protocol.get(self._path, self._host)
                 count.add(status, backend)
             except (OSError, TimeoutError) as error:
@@ -215,7 +217,7 @@ class Load:
         configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, server_name=self._host)
         configuration.load_verify_locations(cafile=str(self._authority.file))
         try:
-            async with asyncio.timeout(LIMIT):
+            async with asyncio.timeout(self._limit):
                 context = connect("127.0.0.1", self._port, configuration=configuration, create_protocol=Polite)
                 client = await context.__aenter__()
         except (OSError, TimeoutError) as error:
@@ -232,7 +234,7 @@ class Load:
     async def _http3_stream(self, client: "Polite", count: "_Count") -> None:
         while not self.stopping and not client.http.leaving and client.terminated is None:
             try:
-                answer = await client.get(self._path, host=self._host, limit=LIMIT)
+                answer = await client.get(self._path, host=self._host, limit=self._limit)
                 if answer.reset is not None:
                     count.add(0, why=f"reset {answer.reset:#x}")
                 else:
@@ -254,11 +256,7 @@ class _Count:
 
 class _Http2(asyncio.Protocol):
     def __init__(self) -> None:
-        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
-        # h2 ends its state machine at GOAWAY, though RFC 9113 lets present streams finish (section 6.8)
-        machine = self.h2.state_machine
-        still = (None, ConnectionState.CLIENT_OPEN)
-        machine._transitions = machine._transitions | {(ConnectionState.CLIENT_OPEN, ConnectionInputs.RECV_GOAWAY): still}
+        self.h2 = patient(h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8")))
         self.waiting: dict[int, tuple[asyncio.Future[tuple[int, str]], dict[str, str]]] = {}
         self.leaving = False
         self.lost = asyncio.Event()

@@ -6,7 +6,7 @@ import pytest
 
 from balancer.backend import Backend
 from balancer.condition import Condition
-from balancer.health import BACKOFF_MAX, BACKOFF_MIN, TRANSITIONS, Health, Outcome, Signal
+from balancer.health import BACKOFF_MAX, BACKOFF_MIN, TRANSITIONS, Health, Outcome, Signal, Status
 
 OK, BAD = Outcome.PROBE_OK, Outcome.PROBE_FAILED
 FINE, REFUSED, BROKEN = Outcome.SUCCESS, Outcome.CONNECT_FAILED, Outcome.RESPONSE_FAILED
@@ -172,3 +172,38 @@ def test_the_table_never_leads_astray(condition, signal):
     else:
         assert (after in unhealthy) == (condition in unhealthy)
         assert (after in draining) == (signal is Signal.DRAIN)
+
+
+def test_news_are_told_and_what_is_known_is_not():
+    told = []
+    health, backend = Health(rise=1, fall=2, passive_fall=2, probed=True), Backend("a")
+    health.watch = lambda backend, outcome, changed: told.append((backend.state, outcome, changed))
+    for outcome in (Outcome.PROBE_OK, Outcome.PROBE_OK, Outcome.SUCCESS, Outcome.CONNECT_FAILED, Outcome.CONNECT_FAILED, Outcome.PROBE_OK):
+        health.report(backend, outcome, 1.0)
+    health.drain(backend, 2.0)
+    health.drain(backend, 2.0)
+    assert told == [
+        ("up", Outcome.PROBE_OK, False),
+        ("up", Outcome.CONNECT_FAILED, False),
+        ("down", Outcome.CONNECT_FAILED, True),
+        ("up", Outcome.PROBE_OK, True),
+        ("draining", None, True),
+    ]
+
+
+@pytest.mark.parametrize("probed", [True, False])
+def test_what_another_process_knows_is_taken_over(probed):
+    here, there = (Health(rise=1, fall=2, passive_fall=2, probed=probed) for _ in range(2))
+    one, other = Backend("a"), Backend("a")
+    here.report(one, Outcome.SUCCESS, 1.0)
+    for _ in range(2):
+        here.report(one, Outcome.RESPONSE_FAILED, 2.0)
+    there.watch = lambda *_: pytest.fail("what others know is no news for them")
+    before = there.changes.count
+    there.impose(other, here.status(one), 3.0)
+    assert (other.state, other.reason, other.available) == ("down", one.reason, False)
+    assert there.changes.count > before, "choices are made anew"
+    assert (other.trial_at == 4.0) is not probed, "what nothing probes is tried from here as well"
+    there.watch = None
+    there.impose(other, Status(Condition.UP, "", proven=True, streak=0, failures=1), 5.0)
+    assert (other.state, other.available, other.failures) == ("up", True, 1)

@@ -1,0 +1,703 @@
+"""Holds the sockets and the other processes of a proxy: starts them, starts them again, and carries an upgrade.
+
+Standard library only. It opens no connection and parses nothing from outside: its children speak JSON to it over socket pairs that it made.
+
+A ``Crew`` is a controller and its workers, from one start or upgrade. The supervisor has one that serves, at times one that comes, and some
+that leave: their connections end in their own time. An upgrade is ``exec``: the process stays, with its sockets and children, and the new
+code makes a new crew beside the old one; should that not come to serve, the old one goes on.
+
+UDP sockets are bound once, two banks of slots (``Bank``), and never closed: closing one of a group moves another into its place, and the
+kernel's steering with it.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from proxy.listen.bind import Buffers, bind_tcp, bind_udp, pair_for_strays
+from proxy.listen.shared_counts import SharedCounts
+from proxy.listen.steering import Steering, attach
+from proxy.process.channel import Channel, ChannelClosed
+
+EXIT_OK, EXIT_FAILURE = 0, 1
+
+STEADY = 2.0
+"""Seconds of life after which a process that dies is started again at once: what can't start ends sooner."""
+
+BACKOFF, MAX_BACKOFF = 0.5, 60.0
+"""Seconds before the second of quick restarts, doubled with each more, and at most."""
+
+START_LIMIT = 120.0
+"""Seconds that a crew may take to serve, before it is given up."""
+
+GRACE = 15.0
+"""Seconds beyond what the configuration grants, until what does not end is killed."""
+
+BANKS = 2
+
+UPGRADE = "QPROXY_SUPERVISOR_STATE"
+"""Environment: the descriptor of what the supervisor knew before the upgrade."""
+
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+class Child:
+    """A process with a channel to it."""
+
+    def __init__(self, role: str, pid: int, channel: Channel) -> None:
+        self.role = role
+        self.pid = pid
+        self.channel = channel
+        self.began = time.monotonic()
+        self.alive = True
+        self.serving = False
+        """A worker that serves."""
+        self.died_quickly = 0
+        """How often in a row its like has died within ``STEADY``."""
+
+    def tell(self, op: str, descriptors: Sequence[int] = (), **details: Any) -> None:
+        """Send it a message."""
+        self.channel.send(json.dumps({"op": op, **details}).encode(), descriptors)
+
+
+class Crew:
+    """A controller and its workers; slot number ``bank * bank_size + position`` is the worker's for good."""
+
+    def __init__(self, bank: int) -> None:
+        self.bank = bank
+        self.controller: Child | None = None
+        self.workers: dict[int, Child] = {}
+        """By position."""
+        self.size = 0
+        self.listeners: list[dict[str, Any]] = []
+        self.keep: dict[str, int] = {}
+        """Descriptors of what a controller wants its successor to know."""
+        self.given_up_at = time.monotonic() + START_LIMIT
+        self.drain = 60.0
+        """Seconds that its end may take."""
+
+    def children(self) -> list[Child]:
+        """All that live."""
+        everyone = [*self.workers.values(), *([self.controller] if self.controller is not None else [])]
+        return [child for child in everyone if child.alive]
+
+
+class Supervisor:
+    """One proxy, over all of its processes."""
+
+    def __init__(self, config: str) -> None:
+        self._config = config
+        self._selector = selectors.DefaultSelector()
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timer_count = 0
+        self._current: Crew | None = None
+        self._coming: Crew | None = None
+        self._leaving: list[Crew] = []
+        self._tcp: dict[tuple[str, int], list[socket.socket]] = {}
+        self._udp: dict[tuple[str, int], list[socket.socket]] = {}
+        self._strays: dict[tuple[str, int], list[tuple[socket.socket, socket.socket]]] = {}
+        """For each UDP address, a receiving and a sending end for each slot."""
+        self._bank_size = 0
+        self._counts: SharedCounts | None = None
+        self._lengths: dict[int, int] = {}
+        """Of connection IDs with a slot, by configuration ID."""
+        self._steering_key = secrets.randbits(32)
+        self._live: set[int] = set()
+        """Slots of workers that serve, as the kernel knows them."""
+        self._form = "json"
+        self._stopping = False
+        self._code: int | None = None
+        self._exit = EXIT_OK
+        self._upgrade_wanted = False
+        self._trial: int | None = None
+        """Process that tries whether the new code would start."""
+
+    # The loop
+
+    def run(self) -> int:
+        """Until everything has ended; gives the exit code."""
+        self._watch_signals()
+        state = os.environ.pop(UPGRADE, None)
+        if state is not None:
+            self._take_over(int(state))
+        self._begin(Crew(0 if self._current is None else 1 - self._current.bank))
+        self._watchdog()
+        while self._code is None:
+            now = time.monotonic()
+            due = min((when for when, _, _ in self._timers), default=now + 60)
+            for key, _ in self._selector.select(max(0.0, due - now)):
+                key.data()
+            now = time.monotonic()
+            ready = [timer for timer in self._timers if timer[0] <= now]
+            self._timers = [timer for timer in self._timers if timer[0] > now]
+            for _, _, act in sorted(ready, key=lambda timer: timer[:2]):
+                act()
+        return self._code
+
+    def _later(self, seconds: float, act: Callable[[], None]) -> None:
+        self._timer_count += 1
+        self._timers.append((time.monotonic() + seconds, self._timer_count, act))
+
+    def _watch_signals(self) -> None:
+        reader, writer = socket.socketpair()
+        for end in (reader, writer):
+            end.setblocking(False)
+        self._wakeup = (reader, writer)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+        self._selector.register(reader, selectors.EVENT_READ, self._signalled)
+
+    def _signalled(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            numbers = self._wakeup[0].recv(4096)
+            for number in dict.fromkeys(numbers):
+                if number in {signal.SIGTERM, signal.SIGINT}:
+                    for _ in range(numbers.count(number)):
+                        self._stop()
+                elif number == signal.SIGHUP:
+                    self._reload()
+                elif number == signal.SIGUSR2:
+                    self._upgrade()
+        self._reap()
+
+    # Children
+
+    def _spawn(self, role: str, module: str) -> Child:
+        ours, theirs = socket.socketpair()
+        theirs.set_inheritable(True)
+        try:
+            pid = os.posix_spawn(
+                sys.executable,
+                [sys.executable, *_interpreter_options(), "-m", module, str(theirs.fileno()), self._config],
+                os.environ,
+                setsid=True,  # Ctrl-C is for us, and we decide the order of the end
+                setsigdef=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD],
+            )
+        finally:
+            theirs.close()
+        return self._adopt(role, pid, ours)
+
+    def _adopt(self, role: str, pid: int, sock: socket.socket) -> Child:
+        child = Child(role, pid, Channel(sock))
+        self._selector.register(child.channel.fileno(), selectors.EVENT_READ, lambda: self._hear(child))
+        return child
+
+    def _hear(self, child: Child) -> None:
+        if child.channel.pending:
+            child.channel.flush()
+        try:
+            messages = child.channel.receive()
+        except ChannelClosed:
+            self._selector.unregister(child.channel.fileno())
+            child.channel.close()
+            return  # its death is what counts, and comes by a signal
+        for message, descriptors in messages:
+            taken = self._take(child, json.loads(message), descriptors)
+            for descriptor in descriptors:
+                if descriptor not in taken:
+                    os.close(descriptor)
+        self._flush_later(child)
+
+    def _flush_later(self, child: Child) -> None:
+        """What a child does not take at once is sent again soon: rare, and never so much that it matters."""
+        if child.alive and child.channel.pending:
+            child.channel.flush()
+            if child.channel.pending:
+                self._later(0.02, lambda: self._flush_later(child))
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            code = os.waitstatus_to_exitcode(status)
+            if pid == self._trial:
+                self._tried(code)
+                continue
+            for crew in self._crews():
+                for child in crew.children():
+                    if child.pid == pid:
+                        with contextlib.suppress(KeyError, ValueError):
+                            self._hear(child)  # its last words
+                        child.alive = False
+                        with contextlib.suppress(KeyError, ValueError):
+                            self._selector.unregister(child.channel.fileno())
+                        child.channel.close()
+                        self._died(crew, child, code)
+
+    def _crews(self) -> list[Crew]:
+        return [crew for crew in (self._current, self._coming, *self._leaving) if crew is not None]
+
+    def _died(self, crew: Crew, child: Child, code: int) -> None:
+        life = time.monotonic() - child.began
+        if crew in self._leaving or self._stopping:
+            self._left()
+            return
+        if crew is self._coming:
+            self._say("error", f"{child.role} did not start", pid=child.pid, **_ending(code))
+            self._give_up(crew, code if code > 0 else EXIT_FAILURE)
+            return
+        quickly = child.died_quickly + 1 if life < STEADY else 0
+        wait = min(MAX_BACKOFF, BACKOFF * 2 ** (quickly - 1)) if quickly else 0.0
+        self._say(
+            "error",
+            f"{child.role} ended; it is started again",
+            pid=child.pid,
+            lived_seconds=round(life, 1),
+            wait_seconds=wait,
+            **_ending(code),
+        )
+        if child is crew.controller:
+            self._later(wait, lambda: self._restart_controller(crew, quickly))
+            return
+        position = next(at for at, worker in crew.workers.items() if worker is child)
+        if crew.controller is not None and crew.controller.alive:
+            crew.controller.tell("gone", slot=self._slot(crew, position))
+        self._steer()
+        self._later(wait, lambda: self._restart_worker(crew, position, quickly))
+
+    def _restart_worker(self, crew: Crew, position: int, quickly: int) -> None:
+        if self._stopping or crew is not self._current or position >= crew.size:
+            return
+        self._start_worker(crew, position)
+        crew.workers[position].died_quickly = quickly
+
+    def _restart_controller(self, crew: Crew, quickly: int) -> None:
+        if self._stopping or crew is not self._current:
+            return
+        self._start_controller(crew)
+        assert crew.controller is not None
+        crew.controller.died_quickly = quickly
+
+    # A crew's life
+
+    def _begin(self, crew: Crew) -> None:
+        self._coming = crew
+        self._start_controller(crew)
+        self._later(START_LIMIT, lambda: self._too_late(crew))
+
+    def _too_late(self, crew: Crew) -> None:
+        if crew is self._coming:
+            self._say("error", f"not ready within {START_LIMIT:.0f} seconds")
+            self._give_up(crew, EXIT_FAILURE)
+
+    def _start_controller(self, crew: Crew) -> None:
+        """A first one loads the configuration; one after a death gets what its predecessor wanted it to know."""
+        crew.controller = self._spawn("the controller", "proxy.process.controller_main")
+        kept = crew.keep or (self._current.keep if self._current is not None else {})
+        names = sorted(kept)
+        crew.controller.tell("begin", [kept[name] for name in names], kept=names, upgrade=not crew.keep and bool(kept))
+
+    def _take(self, child: Child, message: dict[str, Any], descriptors: list[int]) -> Sequence[int]:
+        """Act on what a child says; gives the descriptors that are kept."""
+        crew = next((crew for crew in self._crews() if child in crew.children()), None)
+        op = message.get("op")
+        if crew is None:
+            return ()
+        if op == "keep" and len(descriptors) == 1:
+            name = str(message["name"])
+            if (old := crew.keep.get(name)) is not None:
+                os.close(old)
+            crew.keep[name] = descriptors[0]
+            if message.get("last"):
+                self._hand_over(crew)
+            return descriptors
+        if op == "listen":
+            self._listen(crew, message)
+        elif op == "ready":
+            self._ready(crew)
+        elif op == "reloading":
+            _notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        elif op == "reloaded":
+            _notify("READY=1")
+        elif op == "steer":
+            self._lengths = {int(config): int(length) for config, length in message["lengths"].items()}
+            self._steer()
+        elif op == "serving":
+            child.serving = True
+            self._steer()
+        elif op == "upgrade":
+            self._upgrade()
+        return ()
+
+    def _listen(self, crew: Crew, message: dict[str, Any]) -> None:
+        self._form = str(message["log"])
+        crew.drain = float(message["drain"])
+        controller = crew.controller
+        assert controller is not None
+        if not crew.size:
+            crew.size = int(message["workers"])
+            crew.listeners = list(message["listeners"])
+            self._bank_size = self._bank_size or max(crew.size, int(message["slots"]))
+            if crew.size > self._bank_size:
+                self._say("warning", "more workers need a restart", workers=crew.size, most=self._bank_size)
+                crew.size = self._bank_size
+            try:
+                self._counts = self._counts or SharedCounts.create(BANKS * self._bank_size, int(message["connections"]))
+                self._bind(crew, Buffers(*message["buffers"]))
+            except OSError as error:
+                sys.stderr.write(f"qproxy: {error.strerror or error}\n")
+                self._give_up(crew, EXIT_FAILURE)
+                return
+        controller.tell("bound", ports=self._ports(crew), workers=crew.size, first_slot=crew.bank * self._bank_size)
+        if not crew.workers:
+            for position in range(crew.size):
+                self._start_worker(crew, position)
+        else:
+            for position, worker in crew.workers.items():
+                if worker.alive:
+                    self._introduce(crew, position)
+
+    def _start_worker(self, crew: Crew, position: int) -> None:
+        slot = self._slot(crew, position)
+        child = crew.workers[position] = self._spawn(f"worker {slot}", "proxy.process.worker_main")
+        assert self._counts is not None
+        self._counts.clear(slot)
+        has, descriptors = [], [self._counts.descriptor]
+        for listener in crew.listeners:
+            address = (listener["host"], listener["port"])
+            tcp = self._tcp[address][position] if listener["tcp"] else None
+            udp = self._udp[address][slot] if listener["udp"] else None
+            has.append([tcp is not None, udp is not None])
+            descriptors += [sock.fileno() for sock in (tcp, udp) if sock is not None]
+        for listener in crew.listeners:
+            if listener["udp"]:
+                pairs = self._strays[listener["host"], listener["port"]]
+                others = [other for other in range(len(pairs)) if other != slot]
+                child.tell("strays", [pairs[slot][0].fileno(), *(pairs[other][1].fileno() for other in others)], slots=others)
+        child.tell("place", descriptors, slot=slot, listeners=has)
+        self._introduce(crew, position)
+
+    def _introduce(self, crew: Crew, position: int, controller: Child | None = None, *, leaving: bool = False) -> None:
+        """Give a controller (the crew's own) and a worker the two ends of a channel."""
+        controller, worker = controller or crew.controller, crew.workers[position]
+        if controller is None or not controller.alive or not worker.alive:
+            return
+        one, other = socket.socketpair()
+        with one, other:
+            controller.tell("worker", [one.fileno()], slot=self._slot(crew, position), pid=worker.pid, leaving=leaving)
+            worker.tell("controller", [other.fileno()])
+
+    def _ready(self, crew: Crew) -> None:
+        if crew is not self._coming:
+            return
+        old, self._current, self._coming = self._current, crew, None
+        self._steer()
+        _notify(f"READY=1\nMAINPID={os.getpid()}")
+        if old is not None:
+            self._say("info", "upgraded", pid=os.getpid())
+            self._leave(old)
+
+    def _leave(self, crew: Crew) -> None:
+        """Its connections end in their own time."""
+        self._leaving.append(crew)
+        for child in crew.children():
+            child.tell("leave")
+        if crew.controller is None or not crew.controller.alive:
+            self._hand_over(crew)
+        self._later(crew.drain + GRACE, lambda: self._kill(crew))
+
+    def _hand_over(self, crew: Crew) -> None:
+        """The controller that serves goes on with what the one before it had counted, and reads the workers that it left."""
+        controller = self._current.controller if self._current is not None else None
+        if controller is None or not controller.alive:
+            return
+        if "counts" in crew.keep:
+            controller.tell("inherit", [crew.keep["counts"]])
+        for position in crew.workers:
+            self._introduce(crew, position, controller, leaving=True)
+
+    def _left(self) -> None:
+        """One of those that leave has gone."""
+        for crew in [crew for crew in self._leaving if not crew.children()]:
+            self._leaving.remove(crew)
+            for descriptor in crew.keep.values():
+                os.close(descriptor)
+        self._steer()
+        if self._stopping and not any(crew.children() for crew in self._crews()):
+            self._code = self._exit
+        elif self._upgrade_wanted and not self._leaving:
+            self._upgrade()
+
+    def _give_up(self, crew: Crew, code: int) -> None:
+        """A crew that came does not serve: without another one, that is the end."""
+        self._coming = None
+        self._leaving.append(crew)
+        self._kill(crew)
+        if self._current is None:
+            self._stopping, self._exit = True, code
+        else:
+            self._say("error", "the upgrade failed; what serves goes on")
+        self._left()
+
+    def _kill(self, crew: Crew) -> None:
+        for child in crew.children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGKILL)
+
+    def _stop(self) -> None:
+        """The first time: drain. The second: now."""
+        word = "hurry" if self._stopping else "drain"
+        if not self._stopping:
+            self._stopping = True
+            _notify("STOPPING=1")
+            for crew in self._crews():
+                self._later(crew.drain + GRACE, lambda crew=crew: self._kill(crew))  # type: ignore[misc]
+        for crew in self._crews():
+            for child in crew.children():
+                child.tell(word)
+        if not any(crew.children() for crew in self._crews()):
+            self._code = self._exit
+
+    def _reload(self) -> None:
+        crew = self._current
+        if crew is not None and crew.controller is not None and crew.controller.alive and not self._stopping:
+            crew.controller.tell("reload")
+
+    # Sockets
+
+    def _slot(self, crew: Crew, position: int) -> int:
+        return crew.bank * self._bank_size + position
+
+    def _bind(self, crew: Crew, buffers: Buffers) -> None:
+        """Every socket of the listeners that is not there yet. Raises OSError whose text names the address."""
+        for listener in crew.listeners:
+            host, port = listener["host"], listener["port"]
+            for kind, group, count in (("TCP", self._tcp, self._bank_size), ("UDP", self._udp, self._bank_size * BANKS)):
+                if listener[kind.lower()] and (host, port) not in group:
+                    try:
+                        group[host, port] = _bind_group(kind, host, port, count, buffers)
+                        if kind == "UDP":
+                            self._strays[host, port] = [pair_for_strays() for _ in range(count)]
+                    except OSError as error:
+                        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+                        msg = f"can't listen on {where} ({kind}): {error.strerror}"
+                        raise OSError(error.errno, msg) from None
+
+    def _ports(self, crew: Crew) -> list[list[int]]:
+        """Of each listener, for TCP and UDP; 0 for what it does not speak."""
+        found = []
+        for listener in crew.listeners:
+            address = (listener["host"], listener["port"])
+            groups = [self._tcp.get(address) if listener["tcp"] else None, self._udp.get(address) if listener["udp"] else None]
+            found.append([group[0].getsockname()[1] if group else 0 for group in groups])
+        return found
+
+    def _steer(self) -> None:
+        """Tell the kernel which worker gets which datagram: those that name a living one go to it, new ones to the crew that serves."""
+        serving = self._current or self._coming
+        if serving is None or not self._udp:
+            return
+        live = {
+            self._slot(crew, position)
+            for crew in self._crews()
+            for position, worker in crew.workers.items()
+            if worker.alive and worker.serving
+        }
+        accepting = live & {self._slot(serving, position) for position in serving.workers}
+        if not accepting:
+            return  # those who are there wait for the next one in the kernel's buffer
+        self._introduce_siblings(self._live | live)  # who has connections is known to the others before it has, and longer than it has
+        program = Steering({slot: slot for slot in live}, accepting, self._steering_key, self._lengths).program()
+        for group in self._udp.values():
+            attach(group[0], program)
+        if self._live - live:
+            self._introduce_siblings(live)
+        self._live = live
+
+    def _introduce_siblings(self, live: set[int]) -> None:
+        for crew in self._crews():
+            for position, worker in crew.workers.items():
+                if worker.alive:
+                    worker.tell("siblings", slots=sorted(live - {self._slot(crew, position)}))
+
+    # Upgrade
+
+    def _upgrade(self) -> None:
+        """Try whether the new code would start, then become it."""
+        self._upgrade_wanted = False
+        if self._stopping or self._coming is not None or self._current is None or self._trial is not None:
+            self._say("warning", "no upgrade now: the proxy is starting, stopping or being upgraded")
+            return
+        if self._leaving:
+            self._say(
+                "info",
+                "the upgrade waits for connections of the one before it",
+                workers=sum(len(crew.children()) for crew in self._leaving),
+            )
+            self._upgrade_wanted = True
+            return
+        command = [sys.executable, *_interpreter_options(), "-m", "proxy", "check", "-c", self._config]
+        silent = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)  # what is wrong goes to standard error
+        self._trial = os.posix_spawn(sys.executable, command, os.environ, setsid=True, file_actions=[silent])
+
+    def _tried(self, code: int) -> None:
+        self._trial = None
+        if code:
+            self._say(
+                "error",
+                "the upgrade failed: the new code or the configuration does not pass its check; what serves goes on",
+                **_ending(code),
+            )
+            return
+        if self._stopping or self._current is None:
+            return
+        crew = self._current
+        keep = [crew.controller.channel.fileno()] if crew.controller is not None and crew.controller.alive else []
+        keep += [child.channel.fileno() for child in crew.workers.values() if child.alive]
+        keep += [sock.fileno() for group in (*self._tcp.values(), *self._udp.values()) for sock in group]
+        keep += [end.fileno() for pairs in self._strays.values() for pair in pairs for end in pair]
+        keep += [*crew.keep.values(), *([self._counts.descriptor] if self._counts is not None else [])]
+        state = os.memfd_create("qproxy-upgrade")
+        os.write(state, json.dumps(self._known(crew)).encode())
+        for descriptor in (state, *keep):
+            os.set_inheritable(descriptor, True)
+        _notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        signal.set_wakeup_fd(-1)
+        os.execve(  # noqa: S606
+            sys.executable,
+            [sys.executable, *_interpreter_options(), "-m", "proxy.process.supervisor", self._config],
+            {**os.environ, UPGRADE: str(state)},
+        )
+
+    def _known(self, crew: Crew) -> dict[str, Any]:
+        """What the next life of this process needs."""
+
+        def child(one: Child | None) -> list[Any] | None:
+            return [one.role, one.pid, one.channel.fileno()] if one is not None and one.alive else None
+
+        return {
+            "bank": crew.bank,
+            "bank_size": self._bank_size,
+            "form": self._form,
+            "counts": self._counts.descriptor if self._counts is not None else -1,
+            "lengths": self._lengths,
+            "steering_key": self._steering_key,
+            "size": crew.size,
+            "drain": crew.drain,
+            "listeners": crew.listeners,
+            "keep": crew.keep,
+            "controller": child(crew.controller),
+            "workers": [[position, child(worker)] for position, worker in crew.workers.items()],
+            "tcp": [[*address, [sock.fileno() for sock in group]] for address, group in self._tcp.items()],
+            "strays": [[*address, [[end.fileno() for end in pair] for pair in pairs]] for address, pairs in self._strays.items()],
+            "udp": [[*address, [sock.fileno() for sock in group]] for address, group in self._udp.items()],
+        }
+
+    def _take_over(self, state: int) -> None:
+        """Go on where the code before this one was."""
+        os.lseek(state, 0, os.SEEK_SET)
+        with os.fdopen(state, "rb") as file:
+            known = json.load(file)
+        crew = Crew(known["bank"])
+        self._bank_size, self._form, self._steering_key = known["bank_size"], known["form"], known["steering_key"]
+        self._lengths = {int(config): length for config, length in known["lengths"].items()}
+        os.set_inheritable(known["counts"], False)
+        self._counts = SharedCounts.of(known["counts"])
+        crew.size, crew.drain, crew.listeners, crew.keep = known["size"], known["drain"], known["listeners"], known["keep"]
+        for group, name in ((self._tcp, "tcp"), (self._udp, "udp")):
+            for host, port, descriptors in known[name]:
+                group[host, port] = [_kept_socket(descriptor) for descriptor in descriptors]
+        for host, port, pairs in known["strays"]:
+            ends = [(_kept_socket(receiving), _kept_socket(sending)) for receiving, sending in pairs]
+            self._strays[host, port] = ends
+        if known["controller"] is not None:
+            role, pid, descriptor = known["controller"]
+            crew.controller = self._adopt(role, pid, _kept_socket(descriptor))
+        for position, worker in known["workers"]:
+            if worker is not None:
+                role, pid, descriptor = worker
+                crew.workers[position] = self._adopt(role, pid, _kept_socket(descriptor))
+                crew.workers[position].serving = True
+        for descriptor in crew.keep.values():
+            os.set_inheritable(descriptor, False)
+        self._current = crew
+        self._reap()
+
+    # What it says
+
+    def _watchdog(self) -> None:
+        """Tell systemd that we are alive, where it wants to know."""
+        every = int(os.environ.get("WATCHDOG_USEC", "0")) / 2_000_000
+        if every and os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()):
+            _notify("WATCHDOG=1")
+            self._later(every, self._watchdog)
+
+    def _say(self, level: str, event: str, **details: object) -> None:
+        """An event, in the form of the others' (``control/log.py``)."""
+        at = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at % 1 * 1e6):06d}Z"
+        if self._form == "json":
+            line = json.dumps({"time": stamp, "level": level, "event": event, **details}, separators=(",", ":"))
+        else:
+            line = " ".join([stamp, f"[{level}]", event, *(f"{name}={value}" for name, value in details.items())])
+        with contextlib.suppress(OSError):
+            os.write(2, line.encode() + b"\n")
+
+
+def _bind_group(kind: str, host: str, port: int, count: int, buffers: Buffers) -> list[socket.socket]:
+    """So many sockets on one address, in order. Port 0: one that is free."""
+
+    def bind(at: int, *, shared: bool) -> socket.socket:
+        return bind_tcp((host, at), shared=shared) if kind == "TCP" else bind_udp((host, at), buffers, shared=shared)
+
+    if port:
+        bind(port, shared=False).close()  # a group would be shared with a stranger of the same user without a word
+    group = [bind(port, shared=True)]
+    try:
+        port = group[0].getsockname()[1]
+        while len(group) < count:
+            group.append(bind(port, shared=True))
+    except BaseException:
+        for sock in group:
+            sock.close()
+        raise
+    return group
+
+
+def _kept_socket(descriptor: int) -> socket.socket:
+    """One of before an upgrade."""
+    sock = socket.socket(fileno=descriptor)
+    sock.setblocking(False)
+    sock.set_inheritable(False)
+    return sock
+
+
+def _interpreter_options() -> list[str]:
+    """As this interpreter was given them: ``-W``, ``-X`` and the like."""
+    return [f"-W{option}" for option in sys.warnoptions]
+
+
+def _ending(code: int) -> dict[str, object]:
+    """How a process ended, for the log."""
+    return {"signal": signal.Signals(-code).name} if code < 0 else {"exit_code": code}
+
+
+def _notify(words: str) -> None:
+    """Tell systemd (sd_notify), where it started us."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.sendto(words.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
+def main() -> None:
+    """``python -m proxy.process.supervisor DIR``."""
+    sys.exit(Supervisor(sys.argv[1]).run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The processes of a proxy with several workers, as the system shows them."""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import httpx
+
+from harness.proxy import Proxy
+
+ROLE = re.compile(rb"proxy\.process\.(\w+)_main")
+
+
+def children(proxy: Proxy) -> dict[int, str]:
+    """What the supervisor has started, by process id: ``worker`` or ``controller``."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            role = ROLE.search((stat.parent / "cmdline").read_bytes())
+        except OSError:
+            continue  # it ended meanwhile
+        if parent == proxy.pid and role is not None:
+            found[int(stat.parent.name)] = role[1].decode()
+    return found
+
+
+def workers(proxy: Proxy) -> list[int]:
+    """Process ids."""
+    return sorted(pid for pid, role in children(proxy).items() if role == "worker")
+
+
+def controller(proxy: Proxy) -> int:
+    """Its process id."""
+    (pid,) = (pid for pid, role in children(proxy).items() if role == "controller")
+    return pid
+
+
+def kill(pid: int) -> None:
+    """SIGKILL, and wait until it is gone."""
+    os.kill(pid, signal.SIGKILL)
+    gone(pid)
+
+
+def gone(pid: int, limit: float = 20.0) -> None:
+    """Wait until there is no such process."""
+    end = time.monotonic() + limit
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < end, f"process {pid} is still there"
+        time.sleep(0.02)
+
+
+def serving(proxy: Proxy, count: int) -> None:
+    """Wait until so many workers serve."""
+
+    def found() -> bool:
+        try:
+            return proxy.metric("qproxy_workers") == count
+        except httpx.ConnectError:
+            return False  # the admin API opens when all serve
+
+    proxy.wait_for(found, f"has {count} workers", 20)

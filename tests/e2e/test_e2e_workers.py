@@ -1,0 +1,251 @@
+"""Several workers: they share the work and what they know; one that dies is started again; reloads and upgrades change all at once."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import time
+from collections import Counter
+
+import pytest
+from curl_cffi.requests import exceptions
+from harness import clients
+from harness.content import MIB, digest
+from harness.http1 import http1
+from harness.http2 import http2
+from harness.http3 import http3
+from harness.load import Load
+from harness.ports import free_port
+from harness.processes import children, controller, gone, kill, serving, workers
+
+HOST = "a.example.com"
+CONNECT = {"HTTP/1.1": http1, "HTTP/2": http2, "HTTP/3": http3}
+ALL = pytest.mark.speaks("HTTP/2", "HTTP/3")
+
+
+@pytest.fixture
+def team(start_proxy):
+    """A proxy with two workers."""
+    proxy = start_proxy(server={"workers": 2})
+    serving(proxy, 2)
+    return proxy
+
+
+def workers_that_answered(proxy):
+    """Answers in the access log by worker, told by the part of a request id that is the process's own."""
+    return Counter(re.findall(r'"request_id":"([0-9a-f]{12})-', proxy.logs()))
+
+
+@ALL
+def test_all_versions_are_served_by_all_workers(authority, team):
+    already = team.metric("qproxy_streams_total")
+    with Load(authority, team.port, clients=12) as load:
+        load.more(100)
+    assert not load.lost, load.summary()
+    assert len(workers_that_answered(team)) == 2
+    metrics = team.metrics()
+    assert team.metric("qproxy_streams_total") == already + len(load.results)
+    assert metrics["qproxy_config_generation"] == metrics["server_up"] == 1
+
+
+@ALL
+def test_a_client_has_the_same_backend_from_every_worker(authority, team):
+    with Load(authority, team.port, versions=["HTTP/1.1", "HTTP/2"], clients=6, streams=1) as load:
+        load.more(20)
+    with Load(authority, team.port, versions=["HTTP/1.1", "HTTP/2"], clients=6, streams=1) as again:
+        again.more(20)
+    found = {}
+    for each in (load, again):
+        assert not each.lost, each.summary()
+        for (_, client, _), names in each.backends().items():
+            found.setdefault(client, set()).update(names)
+    assert len(workers_that_answered(team)) == 2
+    assert all(len(names) == 1 for names in found.values()), found
+
+
+@ALL
+def test_a_worker_that_is_killed_costs_its_own_connections_only(authority, team):
+    before = workers(team)
+    with Load(authority, team.port, clients=8, streams=2, limit=5) as load:  # aioquic's client takes no reset
+        load.more(60)
+        connections = {result.connection for result in load.results}
+        counted = team.metric("qproxy_streams_total")
+        kill(before[0])
+        serving(team, 2)
+        load.more(60)
+    assert workers(team) != before
+    assert before[1] in workers(team), "the other one goes on"
+    assert team.metric("qproxy_streams_total") > counted, "counters never run backwards"
+    assert team.metric("qproxy_worker_deaths_total") == 1
+    hurt = {result.connection for result in load.lost}
+    assert hurt <= connections, "only connections that it had"
+    assert len(hurt) < len(connections), load.summary()
+    assert '"event":"worker 0 ended; it is started again"' in team.logs() or '"event":"worker 1 ended; it is started again"' in team.logs()
+
+
+@pytest.mark.speaks("HTTP/3")
+def test_a_quic_client_of_a_killed_worker_hears_of_it_at_once(authority, team):
+    """By a stateless reset that it believes: it begins anew, and need not wait until it has lost all hope."""
+    with clients.curl_session(authority, team.port) as session:
+        assert session.get(team.url("/hello")).status_code == 200
+        for pid in workers(team):
+            kill(pid)
+        serving(team, 2)
+        began = time.monotonic()
+        try:
+            answer = session.get(team.url("/hello"))
+        except exceptions.ConnectionError:  # the reset came while it wrote, and it leaves it to its user to ask again
+            answer = session.get(team.url("/hello"))
+        took = time.monotonic() - began
+    assert answer.status_code == 200
+    assert team.metric("qproxy_quic_stateless_resets_total") >= 1
+    assert took < 10  # without the reset: curl's idle timeout
+
+
+@ALL
+def test_without_a_controller_all_is_served_and_one_comes_back(authority, team):
+    with Load(authority, team.port, clients=4) as load:
+        load.more(20)
+        counted = team.metric("qproxy_streams_total")
+        had = controller(team)
+        kill(had)
+        load.more(20)
+        team.wait_for(lambda: "the controller is back" in team.logs(), "has a controller again")
+        load.more(20)
+    assert not load.lost, load.summary()
+    assert controller(team) != had
+    serving(team, 2)
+    assert team.metric("qproxy_streams_total") > counted
+    team.sites[HOST]["headers"] = {"response": {"set": {"X-New": "yes"}}}
+    team.write()
+    team.reload(expect="configuration reloaded")
+    for _ in range(6):
+        with clients.httpx_client(authority) as client:
+            assert client.get(team.url()).headers["x-new"] == "yes"
+
+
+@ALL
+def test_reloads_change_every_worker_and_cost_no_request(authority, team):
+    with Load(authority, team.port, clients=4) as load:
+        for number in range(5):
+            team.sites[HOST]["headers"] = {"response": {"set": {"X-Generation": str(number)}}}
+            team.write()
+            team.reload(expect="configuration reloaded")
+            for _ in range(8):
+                with clients.httpx_client(authority) as client:
+                    assert client.get(team.url()).headers["x-generation"] == str(number)
+            load.more(10)
+    assert not load.lost, load.summary()
+    assert team.metrics()["qproxy_config_generation"] == 6
+
+
+def test_a_wrong_configuration_changes_no_worker(authority, team):
+    team.sites[HOST]["headers"] = {"response": {"set": {"X-New": "yes"}}}
+    team.write()
+    (team.config / "broken.yaml").write_text("site: [")
+    team.reload(expect="the new configuration is wrong")
+    for _ in range(6):
+        with clients.httpx_client(authority) as client:
+            assert "x-new" not in client.get(team.url()).headers
+    assert team.metrics()['qproxy_reloads_total{result="failed"}'] == 1
+
+
+def test_what_one_worker_finds_out_of_a_backend_all_know(authority, start_proxy, backends):
+    """Nothing probes here: live requests tell."""
+    pool = {"endpoints": [backends[0].url, f"http://127.0.0.1:{free_port()}"], "health": "off", "passive": {"fall": 2}}
+    proxy = start_proxy(server={"workers": 2}, sites={HOST: {"pools": {"web": pool | {"balance": {"policy": "round_robin"}}}}})
+    serving(proxy, 2)
+
+    def down():
+        return proxy.metrics().get(f'qproxy_backend_up{{backend="{pool["endpoints"][1]}",pool="{HOST}/web"}}') == 0
+
+    with clients.httpx_client(authority) as client:
+        for _ in range(12):
+            assert client.get(proxy.url("/hello")).status_code == 200
+    proxy.wait_for(down, "takes the dead backend for down")
+
+
+@ALL
+def test_an_upgrade_changes_every_process_but_the_first_and_costs_no_request(authority, team):
+    before, pid, already = children(team), team.pid, team.metric("qproxy_streams_total")
+    with Load(authority, team.port, clients=4) as load:
+        load.more(20)
+        counted = team.metric("qproxy_streams_total")
+        team.process.send_signal(signal.SIGUSR2)
+        team.wait_for(lambda: '"event":"upgraded"' in team.logs(), "was upgraded", 30)
+        load.more(20)
+        for old in before:
+            gone(old)
+        load.more(20)
+    assert not load.lost, load.summary()
+    after = children(team)
+    assert team.pid == pid
+    assert not before.keys() & after.keys()
+    assert Counter(after.values()) == {"worker": 2, "controller": 1}
+    total = team.metric("qproxy_streams_total")
+    assert total == already + len(load.results) > counted, "what the old ones counted is not lost, and not counted twice"
+    assert team.metrics()["qproxy_config_generation"] == 2
+    assert team.metric("qproxy_worker_deaths_total") == 0
+
+
+@ALL
+@pytest.mark.parametrize("version", CONNECT)
+async def test_a_download_goes_on_through_reloads_and_an_upgrade(authority, team, version):
+    size = 64 * MIB
+    async with CONNECT[version](authority, team.port) as client:
+        number = client.open(f"/bytes/{size}", host=f"{HOST}:{team.port}", keep=False)
+        while await client.size(number) < MIB:
+            await asyncio.sleep(0.01)
+        await client.pause(number)
+        await asyncio.to_thread(team.reload, expect="configuration reloaded")
+        team.process.send_signal(signal.SIGUSR2)
+        await asyncio.to_thread(team.wait_for, lambda: '"event":"upgraded"' in team.logs(), "was upgraded", 30)
+        await client.resume(number)
+        answer = await client.answer(number)
+    assert (answer.status, answer.size, answer.sha256) == (200, size, digest(size))
+
+
+def test_an_upgrade_that_can_not_start_leaves_all_as_it_was(authority, team):
+    before = children(team)
+    (team.config / "broken.yaml").write_text("site: [")
+    team.process.send_signal(signal.SIGUSR2)
+    team.wait_for(lambda: '"event":"the upgrade failed' in team.logs(), "said that it failed", 20)
+    with clients.httpx_client(authority) as client:
+        assert client.get(team.url("/hello")).status_code == 200
+    assert children(team) == before
+    (team.config / "broken.yaml").unlink()
+    team.process.send_signal(signal.SIGUSR2)
+    team.wait_for(lambda: '"event":"upgraded"' in team.logs(), "was upgraded", 30)
+
+
+@ALL
+def test_the_end_is_a_drain_of_all_and_leaves_nothing(authority, team):
+    had = children(team)
+    with Load(authority, team.port, clients=4, reconnect=False) as load:
+        load.more(20)
+        assert team.terminate() == 0
+        load.ended()
+    assert not load.lost, load.summary()
+    for pid in had:
+        gone(pid)
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_INET, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", team.port))
+
+
+def test_workers_do_not_outlive_their_supervisor(team):
+    had = children(team)
+    os.kill(team.pid, signal.SIGKILL)
+    for pid in had:
+        gone(pid)
+    team.wait()
+
+
+def test_a_port_that_somebody_has_is_not_shared_with_him(start_proxy, make_proxy, team):
+    other = make_proxy(server={"workers": 2})
+    other.server["listeners"] = team.server["listeners"]
+    other.write()
+    with pytest.raises(AssertionError, match=r"can't listen on 127\.0\.0\.1:\d+ \(TCP\): Address already in use"):
+        other.start()
