@@ -32,6 +32,8 @@ class ProxyMetrics:
         "limits_hit",
         "load",
         "load_state",
+        "output",
+        "output_bound",
         "pool_backends",
         "quic_black_holes",
         "quic_bytes_lost",
@@ -102,6 +104,10 @@ class ProxyMetrics:
         self.stream_errors = counter("qproxy_stream_errors_total", "Requests cut before their answer was complete", ("version", "reason"))
         self.rejected = counter("qproxy_rejected_total", "Requests refused as malformed or too large", ("version", "reason"))
         self.limits_hit = counter("qproxy_limits_hit_total", "What a limit of the configuration turned away", ("limit",))
+        self.output = gauge("qproxy_output_bytes", "Bytes of answers that wait for clients of any version to take them")
+        self.output_bound = gauge(
+            "qproxy_output_bound_bytes", "Bytes of answers that one connection may have waiting: less while limits.output is exceeded"
+        )
         self.datagrams = counter("qproxy_datagrams_total", "UDP datagrams, by direction (in, out)", ("direction",))
         self.quic_dropped = counter("qproxy_quic_datagrams_dropped_total", "UDP datagrams that belonged nowhere, or came beyond a bound")
         self.quic_kernel_drops = counter(

@@ -4,11 +4,12 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.deadlines import Deadlines
 from proxy.meters import AccessSink, ProxyMetrics
 from proxy.observe import Log
+from proxy.output import OutputBudget
 from proxy.overload import Load
 from proxy.snapshot import Snapshot
 from proxy.stream import Backends
@@ -39,3 +40,9 @@ class Services:
     """Other processes serve new clients: what drains here is none of the health answer's business."""
     relieve: Callable[[], None] = lambda: None
     """To be called where a file descriptor is wanted and none is left: then some may be (``listen/descriptors.py``)."""
+    output: OutputBudget = field(init=False)
+    """What the answers that wait may take of memory."""
+
+    def __post_init__(self) -> None:
+        """Make what follows from the others."""
+        self.output = OutputBudget(self.snapshot.limits, self.meters, self.log)

@@ -55,6 +55,8 @@ class Limits:
     """New connections a second, of all clients; bursts of one second's worth."""
     body_bytes: int
     engine: EngineLimits
+    output: int = 256 * 1024 * 1024
+    """Bytes of answers that wait in the process; ``engine.output`` of them for one connection."""
 
 
 LOW, NORMAL, HIGH = 0, 1, 2

@@ -26,7 +26,6 @@ from proxy.engine.h1_client import H1Client
 from proxy.engine.h2 import H2Connection
 from proxy.engine.h3 import H3Connection
 from proxy.engine.h3_frames import FieldSections
-from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.seam import EngineLimits
 from proxy.engine.validate import pseudo_request
 from proxy.listen.tcp_connection import TcpConnection
@@ -135,7 +134,7 @@ class _Transport:
 def h3() -> Play:
     """HTTP/3 above aioquic's transport: the same."""
     sections = FieldSections()
-    engine = H3Connection(_Transport(), LIMITS, sections, QuicSettings().output)
+    engine = H3Connection(_Transport(), LIMITS, sections)
     request = sections.encode(FIELDS)
     stream = 0
 

@@ -248,6 +248,11 @@ impl Endpoint {
         self.entries.len()
     }
 
+    /// Hold each stream at the low-water mark while more than `most` waits for its connection.
+    fn bound_output(&mut self, most: usize) {
+        self.limits.output = most;
+    }
+
     /// Bytes of answers that wait here, of all connections.
     #[getter]
     fn output_bytes(&self) -> usize {

@@ -176,7 +176,13 @@ def _limits(model: model_server.Limits) -> Limits:
         connections_per_client=model.connections_per_client,
         connection_rate=model.connection_rate,
         body_bytes=model.body_size,
-        engine=EngineLimits(streams=model.streams_per_connection, header_count=model.header_count, header_bytes=model.header_size),
+        engine=EngineLimits(
+            streams=model.streams_per_connection,
+            header_count=model.header_count,
+            header_bytes=model.header_size,
+            output=model.output_per_connection,
+        ),
+        output=model.output,
     )
 
 

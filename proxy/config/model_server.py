@@ -93,6 +93,13 @@ class Limits(Model):
     """Bytes of one header section."""
     body_size: SizeOrOff = 0
     """Largest request body; default off: bodies are streamed, not kept."""
+    output: Size = Field(default=256 * 1024 * 1024, ge=1024 * 1024, le=1024 * 1024 * 1024 * 1024)
+    """Bytes of answers that wait in a process, of all connections, since clients take them slower than backends give them. Beyond, each
+    connection gets as little as lets its requests go on, 96 KiB for each, and 32 KiB more over TCP, until a quarter of this is free.
+    See docs/explanation/memory-of-a-connection.md."""
+    output_per_connection: Size = Field(default=4 * 1024 * 1024, ge=64 * 1024, le=1024 * 1024 * 1024)
+    """The same for one connection. Beyond, backends are read on for a stream only while less than 32 KiB of it wait. So one connection
+    has at most this, and 96 KiB for each request in progress (``streams_per_connection``): 4 MiB and 100 times 96 KiB are 13.4 MiB."""
 
 
 class Overload(Model):
@@ -243,11 +250,6 @@ class Quic(Model):
     retry: Literal["auto", "always", "never"] = "auto"
     """Whether a new client first has to prove its address, by a round trip more (Retry): against floods from addresses that are not the
     sender's own. ``auto``: while many handshakes are in progress or fail, a quarter of one of the two bounds below."""
-    output: Size = Field(default=4 * 1024 * 1024, ge=64 * 1024, le=1024 * 1024 * 1024)
-    """Bytes of answers that wait in the proxy for one HTTP/3 connection whose client takes them slower than the backends give them.
-    Beyond, backends are read on for a stream only while less than 32 KiB of it wait. So one connection has at most this, and 96 KiB for
-    each request in progress (``limits.streams_per_connection``): 4 MiB and 100 times 96 KiB are 13.4 MiB. See
-    docs/explanation/memory-of-a-connection.md."""
     handshakes: int = Field(default=1000, ge=1, le=1_000_000)
     """Handshakes in progress on a listener at any time. What comes beyond is dropped, and clients try again by themselves."""
     handshakes_per_network: int = Field(default=250, ge=1, le=1_000_000)

@@ -22,7 +22,7 @@ from proxy.engine.h1_wire import (
     status_line,
 )
 from proxy.engine.last_head import LastLines
-from proxy.engine.seam import HIGH_WATER, LOW_WATER, EngineLimits
+from proxy.engine.seam import HIGH_WATER, HOLD, LOW_WATER, EngineLimits
 from proxy.engine.validate import plain_request
 from proxy.errors import Reset
 from proxy.message import Headers
@@ -50,6 +50,7 @@ class H1Connection:
         "_asked_continue",
         "_at",
         "_blank",
+        "_bound",
         "_chunks",
         "_data",
         "_draining",
@@ -80,6 +81,7 @@ class H1Connection:
         self.aborted = False
         """The last response was cut short: where its end is the end of the connection, only a reset tells the client so."""
         self._limits = limits
+        self._bound = limits.output
         self._scheme = scheme
         self._last = LastLines()
         self._data = b""
@@ -339,6 +341,9 @@ class H1Connection:
             if response == _IN_CHUNKS:
                 self._push(b"0\r\n\r\n")
             self._end()
+        elif self._queued > self._bound:
+            self._high = True
+            return self._queued + HOLD
         elif self._queued > HIGH_WATER:
             self._high = True
         return self._queued
@@ -476,6 +481,15 @@ class H1Connection:
             if self._input == _HEAD and self._at < len(self._data):
                 self._advance(self._events)
         return data
+
+    def bound_output(self, most: int) -> None:
+        """Of one answer at a time: *most* is what it may have."""
+        self._bound = most
+
+    @property
+    def output_bytes(self) -> int:
+        """What waits here."""
+        return self._queued
 
     def _take_some(self, limit: int) -> bytes:
         pieces = []

@@ -173,6 +173,15 @@ class H2Connection(Core):
         """All control frames, then about *limit* bytes of DATA in turns of one frame a stream."""
         return self.output.take(limit)
 
+    def bound_output(self, most: int) -> None:
+        """Hold each stream at the low-water mark while more than *most* waits for all."""
+        self.output.bound = most
+
+    @property
+    def output_bytes(self) -> int:
+        """Control frames and bodies."""
+        return len(self.output.control) + self.output.queued
+
     @property
     def quiet(self) -> bool:
         """True when nothing waits to be sent or told, and neither a head nor the connection is at its end."""

@@ -58,7 +58,7 @@ class Core(Asked):
         self.frames = wire.frames
         self.table: dict[int, Stream] = wire.streams  # type: ignore[assignment]  # ours stand in for h2's: see Stream
         self.events: list[Event] = []
-        self.output = Output(wire.encoder, self.events, self.on_sent)
+        self.output = Output(wire.encoder, self.events, self.on_sent, limits.output)
         self.output.control += wire.data_to_send()
         if wire.window_raise:
             self.output.window_update(0, wire.window_raise)

@@ -31,7 +31,7 @@ from proxy.engine.h2_terms import (
     RESET_CODES,
     STATUS,
 )
-from proxy.engine.seam import HIGH_WATER, LOW_WATER
+from proxy.engine.seam import HIGH_WATER, HOLD, LOW_WATER
 from proxy.errors import Reset
 from proxy.message import Headers
 
@@ -171,7 +171,7 @@ class Ngh2Connection(Core):
             self.early[stream] = False
 
     def send_data(self, stream: int, data: bytes, end: bool) -> int:
-        """Queue body bytes; returns the bytes now queued for the stream."""
+        """Queue body bytes; returns the bytes now queued for the stream, or ``HOLD`` and more."""
         state = self.table.get(stream)
         if state is None or state & ENDING:
             return 0
@@ -188,8 +188,12 @@ class Ngh2Connection(Core):
             self.high.discard(stream)
             if state & OPEN:
                 self.early[stream] = not queued
-        elif queued > HIGH_WATER:
-            self.high.add(stream)
+        elif queued > LOW_WATER:
+            if library.queued_body_size() > self.bound:
+                self.high.add(stream)
+                return queued + HOLD
+            if queued > HIGH_WATER:
+                self.high.add(stream)
         return queued
 
     def send_trailers(self, stream: int, headers: Headers) -> None:
@@ -314,6 +318,15 @@ class Ngh2Connection(Core):
         for event in library.events():
             DISPATCH[event.__class__](self, event)
         return sent
+
+    def bound_output(self, most: int) -> None:
+        """Hold each stream at the low-water mark while more than *most* waits for all."""
+        self.bound = most
+
+    @property
+    def output_bytes(self) -> int:
+        """Bodies, and what was taken from the library out of turn. Frames without a body that it has not made yet are not counted."""
+        return len(self.output) + (0 if self.closed else self.library.queued_body_size())
 
     @property
     def quiet(self) -> bool:

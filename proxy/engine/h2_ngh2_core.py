@@ -36,6 +36,7 @@ class Core(Asked):
     """The state of one connection."""
 
     __slots__ = (
+        "bound",
         "closed",
         "cut",
         "dying",
@@ -62,6 +63,8 @@ class Core(Asked):
 
     def __init__(self, limits: EngineLimits) -> None:
         self.limits = limits
+        self.bound = limits.output
+        """Bytes queued for all streams above which each is held at ``LOW_WATER``."""
         self.library, self.output = connect(limits)
         self.frames = Frames()
         self.events: list[Event] = []

@@ -13,7 +13,7 @@ from h2.windows import WindowManager
 
 from proxy.engine.events import Drained, Event
 from proxy.engine.h2_hpack import Encoder
-from proxy.engine.seam import HIGH_WATER, LOW_WATER
+from proxy.engine.seam import HIGH_WATER, HOLD, LOW_WATER
 from proxy.message import Headers
 
 FRAME_BYTES = 64 * 1024
@@ -86,10 +86,14 @@ class Stream:
 class Output:
     """Control frames in order, then DATA in turns."""
 
-    __slots__ = ("_ended", "_events", "_turns", "control", "data_frames", "encoder", "max_frame", "window")
+    __slots__ = ("_ended", "_events", "_turns", "bound", "control", "data_frames", "encoder", "max_frame", "queued", "window")
 
-    def __init__(self, encoder: Encoder, events: list[Event], ended: Callable[[Stream], None]) -> None:
+    def __init__(self, encoder: Encoder, events: list[Event], ended: Callable[[Stream], None], bound: int) -> None:
         """*ended* is called when the END_STREAM of a stream has been framed; *events* takes Drained."""
+        self.bound = bound
+        """Bytes queued for all streams above which each is held at ``LOW_WATER``."""
+        self.queued = 0
+        """Bytes queued for all streams."""
         self.control = bytearray()
         self.encoder = encoder
         self.window = 65535
@@ -150,18 +154,25 @@ class Output:
         return True
 
     def queue(self, stream: Stream, data: bytes, *, end: bool) -> int:
-        """Take body bytes; returns how many are now queued for the stream."""
+        """Take body bytes; returns how many are now queued for the stream, or ``HOLD`` and more."""
+        queued = stream.queued
         if data:
             if stream.chunks is None:
                 stream.chunks = deque()
             stream.chunks.append(data)
-            stream.queued += len(data)
-            if stream.queued > HIGH_WATER:
-                stream.high = True
+            queued += len(data)
+            stream.queued = queued
+            self.queued += len(data)
+            if queued > LOW_WATER:
+                if self.queued > self.bound:
+                    stream.high = True
+                    queued += HOLD
+                elif queued > HIGH_WATER:
+                    stream.high = True
         if end:
             stream.ending = True
         self.wake(stream)
-        return stream.queued
+        return queued
 
     def wake(self, stream: Stream) -> None:
         """Give the stream its turn again if it has something that it may send."""
@@ -172,6 +183,7 @@ class Output:
     def forget(self, stream: Stream) -> None:
         """The stream is over: drop what it had queued."""
         stream.chunks = None
+        self.queued -= stream.queued
         stream.queued = 0
         stream.ending = False
         if stream.turning:
@@ -181,6 +193,7 @@ class Output:
     def clear(self) -> None:
         """Drop all that waits for its turn."""
         self._turns.clear()
+        self.queued = 0
 
     @property
     def waiting(self) -> bool:
@@ -228,6 +241,7 @@ class Output:
     def _frame(self, stream: Stream, size: int, out: list[bytes | memoryview]) -> None:
         """One DATA frame of *size* bytes from the stream's queue."""
         stream.queued -= size
+        self.queued -= size
         stream.outbound_flow_control_window -= size
         self.window -= size
         self.data_frames += 1

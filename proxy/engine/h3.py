@@ -77,7 +77,6 @@ class H3Connection:
         "_leaving",
         "_limits",
         "_next",
-        "_output",
         "_peer_streams",
         "_requests",
         "_sections",
@@ -86,11 +85,13 @@ class H3Connection:
         "_waiting",
         "events",
         "holds",
+        "output_bound",
     )
 
-    def __init__(self, transport: Transport, limits: EngineLimits, sections: f.FieldSections, output: int) -> None:
+    def __init__(self, transport: Transport, limits: EngineLimits, sections: f.FieldSections) -> None:
         self._transport = transport
-        self._output = output
+        self.output_bound = limits.output
+        """Bytes of answers that wait, above which each stream is held at ``LOW_WATER``."""
         self._waiting = 0  # the sum of all backlogs
         self.holds = 0
         self._limits = limits
@@ -359,7 +360,7 @@ class H3Connection:
                 self._done(stream, request)
                 return 0
         queued = request.backlog_bytes + self._transport.unsent(stream)
-        if queued > LOW_WATER and self._waiting + self._transport.unsent_bytes > self._output:
+        if queued > LOW_WATER and self._waiting + self._transport.unsent_bytes > self.output_bound:
             self.holds += 1
             queued += HOLD
         if queued > HIGH_WATER:

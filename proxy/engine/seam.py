@@ -26,7 +26,7 @@ HOLD = 1 << 40
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """Bounds that an engine enforces by itself on hostile input."""
+    """Bounds that an engine enforces by itself on hostile input, and on answers that are not taken."""
 
     streams: int = 100
     """Concurrent requests of one connection (HTTP/2 and HTTP/3)."""
@@ -38,6 +38,8 @@ class EngineLimits:
     """Bytes of request body in flight for one stream that the other side has not consumed yet."""
     connection_window: int = 1024 * 1024
     """The same for a whole connection."""
+    output: int = 4 * 1024 * 1024
+    """Bytes of answers that wait for one connection, beyond which each of its streams has no more than ``LOW_WATER``."""
 
 
 class Connection(Protocol):
@@ -91,6 +93,13 @@ class Connection(Protocol):
 
     def take_events(self) -> list[Event]:
         """Events that arose outside ``receive`` (Drained; a pipelined request whose turn has come). Cheap when there are none."""
+
+    def bound_output(self, most: int) -> None:
+        """From now on *most* stands for ``EngineLimits.output``; ``LOW_WATER`` at least, so that every stream goes on."""
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes that wait here to be taken, of all streams. For now and then, not for every turn."""
 
     @property
     def quiet(self) -> bool:
@@ -260,9 +269,12 @@ class Endpoint(Protocol):
     def moves_refused(self) -> int:
         """Datagrams so far that came from another IP address than their client's, where clients may not change theirs."""
 
+    def bound_output(self, most: int) -> None:
+        """As ``Connection.bound_output``, for every connection."""
+
     @property
     def output_bytes(self) -> int:
-        """Bytes of answers that wait here, of all connections, and were never sent. For metrics: not for every turn."""
+        """Bytes of answers that wait here, of all connections, and were never sent. For now and then: not for every turn."""
 
     @property
     def holds(self) -> int:

@@ -36,6 +36,8 @@ class TcpListener:
         self.make_h2 = make_h2
         self.limits = limits
         self.connections: set[TcpConnection] = set()
+        self.holds = 0
+        """How often a backend was told to stop at once, since its connection has as much waiting as it may."""
         self._loop = asyncio.get_running_loop()
         self.call_soon: Callable[[Callable[[], None]], object] = self._loop.call_soon
         self._tasks = Tasks(services.log)
@@ -53,6 +55,7 @@ class TcpListener:
         sock.listen(BACKLOG)
         sock.setblocking(False)
         self._socket = sock
+        self.services.output.holders.append(self)
         self._gate_moved()
 
     def _gate_moved(self) -> None:
@@ -104,6 +107,16 @@ class TcpListener:
         """Tell every connection to finish."""
         for connection in list(self.connections):
             connection.goaway()
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of answers that wait for clients, of all connections."""
+        return sum(connection.output_bytes for connection in self.connections)
+
+    def bound_output(self, most: int) -> None:
+        """From now on each connection may have *most* bytes waiting."""
+        for connection in self.connections:
+            connection.bound_output(most)
 
     def abort(self) -> None:
         """Cut what is left."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 from balancer.affinity import address_key
 from proxy.deadlines import Expiring
 from proxy.engine.h1 import H1Connection
-from proxy.engine.seam import HIGH_WATER, LOW_WATER, Connection
+from proxy.engine.seam import HIGH_WATER, HOLD, LOW_WATER, Connection
 from proxy.errors import Reset
 from proxy.listen.age import Age, begin_age
 from proxy.listen.client import ClientStreams
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from proxy.listen.tcp import TcpListener
 
 FLUSH_BYTES = 128 * 1024
-"""Body bytes taken from an engine at once."""
+"""Body bytes taken from an engine at once, at most."""
 
 FLUSH_ROUNDS = 16
 """Times in a row that one engine is asked for output before the other connections have their turn."""
@@ -67,6 +67,7 @@ class TcpConnection(ClientStreams):
         self._began = self._last_active = self.services.clock()
         self._head_since = 0.0
         self._leaving = False
+        self._flush_bytes = FLUSH_BYTES
         self._flush_scheduled = False
         self._flush_follows = False  # or is under way
         self._one_by_one = False
@@ -83,7 +84,7 @@ class TcpConnection(ClientStreams):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accepted by the kernel."""
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
+        self._bound_transport(self._transport, self.services.output.bound)
         peer = transport.get_extra_info("peername")
         if not peer:  # it closed before accept
             self._transport.abort()
@@ -205,6 +206,8 @@ class TcpConnection(ClientStreams):
 
     def _begin_engine(self, engine: Connection) -> None:
         self._engine = engine
+        if self.services.output.over:
+            engine.bound_output(self.services.output.bound)
         self._one_by_one = isinstance(engine, H1Connection)
         self.speaks(engine.version)
         meters = self.services.meters
@@ -372,7 +375,7 @@ class TcpConnection(ClientStreams):
                 self._want_flush()
                 return
             rounds += 1
-            output = engine.take_output(FLUSH_BYTES)
+            output = engine.take_output(self._flush_bytes)
             if output:
                 data = output if self._tls is None else self._tls.encrypt(output)
                 self._written += len(data)
@@ -383,7 +386,7 @@ class TcpConnection(ClientStreams):
             events = engine.take_events()
             for event in events:
                 self.deliver(event)
-            if not events and len(output) < FLUSH_BYTES:
+            if not events and len(output) < self._flush_bytes:
                 break
         self._flush_follows = False
         if engine.finished and not self._write_paused:
@@ -396,6 +399,28 @@ class TcpConnection(ClientStreams):
                 self._transport.resume_reading()
             else:
                 self._transport.pause_reading()
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of answers that wait, here and in the transport; not what the kernel has."""
+        engine, transport = self._engine, self._transport
+        if transport is None:
+            return 0
+        return transport.get_write_buffer_size() + (0 if engine is None else engine.output_bytes)
+
+    def bound_output(self, most: int) -> None:
+        """Let *most* bytes of answers wait here, and no more than that in the transport."""
+        engine, transport = self._engine, self._transport
+        if engine is not None:
+            engine.bound_output(most)
+        if transport is not None and not transport.is_closing():
+            self._bound_transport(transport, most)
+
+    def _bound_transport(self, transport: asyncio.Transport, most: int) -> None:
+        """One half may be there when the other is written."""
+        half = most // 2
+        self._flush_bytes = min(FLUSH_BYTES, half)
+        transport.set_write_buffer_limits(high=min(HIGH_WATER, half), low=min(LOW_WATER, half // 2))
 
     def _write(self, data: bytes) -> None:
         if data and self._transport is not None:
@@ -555,6 +580,10 @@ class TcpConnection(ClientStreams):
         """Body bytes; returns what is queued for the stream."""
         assert self._engine is not None
         queued = self._engine.send_data(stream, data, end)
+        if queued > LOW_WATER:
+            self.services.output.queued(len(data))
+            if queued >= HOLD:
+                self._owner.holds += 1
         self._want_flush()
         return queued
 

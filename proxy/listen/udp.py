@@ -24,7 +24,7 @@ from proxy.engine.events import (
     RequestHead,
 )
 from proxy.engine.quic.ids import Routable
-from proxy.engine.seam import Endpoint, Handle
+from proxy.engine.seam import LOW_WATER, Endpoint, Handle
 from proxy.errors import Reset
 from proxy.listen.age import begin_age
 from proxy.listen.batch import joined
@@ -101,6 +101,8 @@ class QuicClient(ClientStreams):
     def send_data(self, stream: int, data: bytes, end: bool) -> int:
         """Body bytes; returns what is queued for the stream."""
         queued = self._endpoint.send_data(self._handle, stream, data, end)
+        if queued > LOW_WATER:
+            self.services.output.queued(len(data))
         self._owner.want_flush()
         return queued
 
@@ -177,7 +179,6 @@ class UdpListener:
         for algorithm, count in endpoint.certificates_compressed.items():
             tell(meters.quic_certificates_compressed.cell(algorithm), count)
         meters.quic_output.cell(self.listener.name).value = float(endpoint.output_bytes)
-        tell(meters.limits_hit.cell("output"), endpoint.holds)
         if (handover := self._handover) is not None:
             tell(meters.quic_strays.cell("sent"), handover.sent)
             tell(meters.quic_strays.cell("received"), handover.received)
@@ -214,7 +215,22 @@ class UdpListener:
 
     def start(self) -> None:
         """Read from the socket from now on."""
+        self.services.output.holders.append(self)
         self._loop.add_reader(self._socket.fileno(), self._readable)
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of answers that wait for clients, of all connections."""
+        return self.endpoint.output_bytes
+
+    @property
+    def holds(self) -> int:
+        """How often a backend was told to stop at once, since its connection has as much waiting as it may."""
+        return self.endpoint.holds
+
+    def bound_output(self, most: int) -> None:
+        """From now on each connection may have *most* bytes waiting."""
+        self.endpoint.bound_output(most)
 
     # Other workers of the port
 

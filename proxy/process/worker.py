@@ -189,6 +189,7 @@ class Worker:
                 self._metrics.before_read.append(udp.show)
                 self._udp.append(udp)
             bound.append(listener)
+        self._metrics.before_read.append(self._services.output.show)
         self._services.snapshot = replace(self.snapshot, listeners=tuple(bound))
         self._descriptors.keep(descriptor_limit())
         stack.callback(self._descriptors.close)
@@ -224,7 +225,6 @@ class Worker:
             max_connection_window=quic.connection_window,
             certificate_compression=None if quic.certificate_compression is None else tuple(quic.certificate_compression),
             migration=listener.migration,
-            output=quic.output,
             keep_alive=quic.keep_alive.interval if quic.keep_alive is not None else 0.0,
             keep_alive_idle=quic.keep_alive is not None and quic.keep_alive.when == "always",
             routable=routable(self._configuration),
@@ -270,6 +270,7 @@ class Worker:
                 self._logs.flush()
                 if count % EXPIRE_EVERY == 0:
                     self._upstreams.expire(services.clock())
+                    services.output.turn(services.clock())
                     for udp in self._udp:
                         udp.look()
             except Exception:  # noqa: BLE001  # without its tick a process would keep everything for ever
@@ -298,6 +299,7 @@ class Worker:
         self._upstreams.replace(snapshot.pools)
         self._pressure.replace(snapshot)
         self._limits.replace(snapshot.limits, snapshot.trusted_proxies)
+        self._services.output.replace(snapshot.limits)
         self.meters.config_generation.cell().value = snapshot.generation
         for udp in self._udp:
             udp.change_connection_ids(routable(configuration))

@@ -14,7 +14,7 @@ STREAMS = 100
 OUTPUT = 2 * MIB
 BOUND = OUTPUT + STREAMS * 97 * 1024  # 32 KiB that may wait of each, a read of 64 KiB from each backend, and heads
 BESIDES = 16 * MIB  # connections to backends, requests, and what an allocator keeps
-HELD = 'qproxy_limits_hit_total{limit="output"}'
+HELD = 'qproxy_limits_hit_total{limit="output_per_connection"}'
 
 
 def waiting(proxy):
@@ -23,7 +23,7 @@ def waiting(proxy):
 
 async def test_a_hundred_answers_that_nobody_takes(authority, start_proxy):
     """Of a client that opens every window and acknowledges nothing."""
-    proxy = start_proxy(server={"quic": {"output": "2MiB"}})
+    proxy = start_proxy(server={"limits": {"output_per_connection": "2MiB"}})
     host = f"a.example.com:{proxy.port}"
     async with http3(authority, proxy.port) as warm:
         await asyncio.gather(*(warm.get("/bytes/100000", host=host) for _ in range(STREAMS // 2)))

@@ -4,7 +4,6 @@ from aioquic.quic import events as quic
 
 from proxy.engine.h3 import H3Connection
 from proxy.engine.h3_frames import FieldSections, pack_frame, unpack_int
-from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.seam import EngineLimits
 
 SECTIONS = FieldSections()
@@ -77,7 +76,7 @@ class Dialogue:
 
     def __init__(self, limits: EngineLimits | None = None, **options) -> None:
         self.wire = Wire(**options)
-        self.h3 = H3Connection(self.wire, limits or EngineLimits(), SECTIONS, QuicSettings().output)
+        self.h3 = H3Connection(self.wire, limits or EngineLimits(), SECTIONS)
 
     def data(self, stream: int, data: bytes, *, end: bool = False) -> list:
         if any(stream == abandoned for abandoned, _ in self.wire.abandoned):

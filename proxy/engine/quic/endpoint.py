@@ -141,6 +141,7 @@ class QuicEndpoint(Verbs):
         self._last_handle = 0
         self._refusing = False
         self._holds = 0  # of connections that are gone
+        self._output_bound = limits.output
         self.dropped = 0
         """Datagrams that belonged nowhere, or came beyond a bound."""
         self.certificates_compressed: dict[str, int] = {}
@@ -340,6 +341,13 @@ class QuicEndpoint(Verbs):
         self._dirty[handle] = connection
         return connection.http
 
+    def bound_output(self, most: int) -> None:
+        """Hold each stream at the low-water mark while more than *most* waits for its connection."""
+        self._output_bound = most
+        for connection in self._by_handle.values():
+            if connection.http is not None:
+                connection.http.output_bound = most
+
     @property
     def output_bytes(self) -> int:
         """Bytes of answers that wait here, of all connections."""
@@ -494,7 +502,8 @@ class QuicEndpoint(Verbs):
 
     def _ready(self, connection: _Connection, *, early: bool) -> H3Connection:
         transport = connection.transport
-        http = connection.http = H3Connection(transport, self._limits, self._sections, self._settings.output)
+        http = connection.http = H3Connection(transport, self._limits, self._sections)
+        http.output_bound = self._output_bound
         peer, local = transport.settled_path() or connection.path
         connection.path = (peer, local)
         session, tls = transport.session, transport.tls

@@ -91,7 +91,7 @@ class NativeEndpoint(qproxy_native.Endpoint):
                 "max_connection_window": max(settings.max_connection_window, limits.connection_window),
                 "high_water": HIGH_WATER,
                 "low_water": LOW_WATER,
-                "output": settings.output,
+                "output": limits.output,
                 "idle_timeout": settings.idle_timeout,
                 "keep_alive": settings.keep_alive,
                 "keep_alive_idle": settings.keep_alive_idle,

@@ -56,8 +56,6 @@ class QuicSettings:
     """What ``EngineLimits.stream_window`` may grow to, where a client uses it up within a round trip or so; less means that it does not."""
     max_connection_window: int = 0
     """The same for ``EngineLimits.connection_window``."""
-    output: int = 4 * 1024 * 1024
-    """Bytes of answers that wait for one connection, beyond which each of its streams has no more than ``seam.LOW_WATER``."""
 
     migration: bool = True
     """Whether clients may change their IP address; their port may change always (RFC 9000, section 9)."""
@@ -91,8 +89,8 @@ class QuicSettings:
             msg = f"retry must be one of {', '.join(RETRY)}, not {self.retry}"
             raise ValueError(msg)
         handshakes = (self.handshake_timeout, self.handshakes, self.handshakes_per_network)
-        if min(self.idle_timeout, self.connections, self.output, *handshakes) <= 0:
-            msg = "idle_timeout, handshake_timeout, handshakes, handshakes_per_network, connections and output must be more than 0"
+        if min(self.idle_timeout, self.connections, *handshakes) <= 0:
+            msg = "idle_timeout, handshake_timeout, handshakes, handshakes_per_network and connections must be more than 0"
             raise ValueError(msg)
         if self.slot is not None and not 0 <= self.slot < SLOTS:
             msg = f"slot must be 0 to {SLOTS - 1}, not {self.slot}"

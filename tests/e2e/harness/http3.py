@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aioquic.asyncio import QuicConnectionProtocol, connect
-from aioquic.h3.connection import H3_ALPN, H3Connection
+from aioquic.h3.connection import H3_ALPN, ErrorCode, H3Connection
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamReset
@@ -150,6 +150,13 @@ class Http3(QuicConnectionProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    async def say_goodbye(self) -> None:
+        """Close the connection, also after a silence, and wait for nothing."""
+        self._silent = False
+        self._quic.close(error_code=ErrorCode.H3_NO_ERROR)
+        self.transmit()
+        await self.fall_silent()
 
     def datagram_received(self, data: bytes | str, addr: Any) -> None:
         if not self._silent:

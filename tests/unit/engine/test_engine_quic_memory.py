@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pytest
 
 from proxy.engine.events import ConnectionClosed, Drained, RequestBody, RequestHead
-from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.seam import HIGH_WATER, LOW_WATER, EngineLimits
 from proxy.errors import Reset
 from proxy.pipe import Pipe
@@ -60,16 +59,16 @@ class Site:
 
     def __init__(self, world: World, size: int) -> None:
         self._world, self._size = world, size
-        self.backends: dict[int, Backend] = {}
+        self.backends: dict[tuple[int, int], Backend] = {}
         self.most = 0
         world.serve = self._serve
 
     def _serve(self, handle: int, event: object) -> None:
         if isinstance(event, RequestHead):
             self._world.endpoint.send_head(handle, event.stream, 200, [], end=False)
-            self.backends[event.stream] = Backend(self._world, handle, event.stream, self._size)
+            self.backends[handle, event.stream] = Backend(self._world, handle, event.stream, self._size)
         elif isinstance(event, Drained):
-            self.backends[event.stream].pipe.drained()
+            self.backends[handle, event.stream].pipe.drained()
 
     def turn(self) -> bool:
         """Everybody reads once."""
@@ -88,7 +87,7 @@ class Site:
 
 
 def world_with(engine: engines.Engine, output: int, **options: object) -> tuple[World, Client]:
-    world = World(Link(latency=0.002), engine=engine, settings=QuicSettings(output=output))
+    world = World(Link(latency=0.002), EngineLimits(output=output), engine=engine)
     client = world.connect(Client(**options))
     assert world.run(lambda: client.ready)
     return world, client
@@ -211,4 +210,50 @@ def test_what_one_client_uploads_to_nobody_is_bounded_by_its_window(engine) -> N
         if (got := sum(len(event.data) for event in world.of(RequestBody))) == STREAMS * 20_000:
             break
     assert got == STREAMS * 20_000
+    assert world.of(ConnectionClosed) == []
+
+
+def test_a_bound_that_shrinks_holds_living_connections_and_new_ones_and_lets_go_when_it_grows(engine) -> None:
+    world, client = world_with(engine, 16 * MIB, max_stream_data=20_000, max_data=2**30)
+    opens = True
+    write_limits = client.quic._write_stream_limits
+
+    def limits(**more) -> None:
+        if opens:
+            write_limits(**more)
+
+    client.quic._write_stream_limits = limits
+    site = Site(world, 2**40)
+
+    def settled() -> int:
+        """What waits when nothing moves any more."""
+        while site.turn():
+            world.run(seconds=0.01)
+        return world.endpoint.output_bytes
+
+    opens = False
+    for _ in range(10):
+        client.request()
+    assert world.run(lambda: len(site.backends) == 10, seconds=5)
+    before = settled()
+    assert before > 10 * HIGH_WATER
+    world.endpoint.bound_output(LOW_WATER)
+    for _ in range(10):
+        client.request()
+    assert world.run(lambda: len(site.backends) == 20, seconds=5)
+    late = world.connect(Client(address=("198.51.100.8", 4001), max_stream_data=100))
+    late.quic._write_stream_limits = lambda *_, **__: None
+    assert world.run(lambda: late.ready)
+    for _ in range(10):
+        late.request()
+    assert world.run(lambda: len(site.backends) == 30, seconds=5)
+    small = settled()
+    assert before < small <= before + 20 * (LOW_WATER + READ + HEADS)
+    held = world.endpoint.holds
+    assert held >= 10
+    world.endpoint.bound_output(16 * MIB)
+    opens = True
+    assert site.run(lambda: all(len(answer.body) > 4 * HIGH_WATER for answer in client.answers.values()), seconds=20)
+    opens = False
+    assert settled() > 20 * HIGH_WATER
     assert world.of(ConnectionClosed) == []

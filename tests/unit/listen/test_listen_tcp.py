@@ -5,16 +5,17 @@ import contextlib
 import socket
 import ssl
 import struct
+from dataclasses import replace
 from typing import Any
 
 import h2.events
 import pytest
 
-from proxy.engine.seam import HIGH_WATER, EngineLimits
+from proxy.engine.seam import HIGH_WATER, LOW_WATER, EngineLimits
 from proxy.policy.access import Networks
 from proxy.snapshot import Limits, Timeouts
 from tests.unit.listen.conftest import Authority
-from tests.unit.listen.edge import BIG, H1, HOST, TIMEOUTS, Edge, edge
+from tests.unit.listen.edge import BIG, H1, HOST, LIMITS, TIMEOUTS, Edge, edge
 from tests.unit.upstream.rig import until
 
 # What works
@@ -430,6 +431,50 @@ async def test_a_client_that_reads_nothing_holds_bounded_memory_and_is_cut_in_th
         assert connection._transport.get_write_buffer_size() < 4 * HIGH_WATER
         await made.pass_time(200)
         await until(lambda: not made.listener.connections)
+
+
+def read_nothing(client: H1) -> None:
+    """Nor let the kernel take more than a little: it would hold the whole of what is asked for here."""
+    client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+
+async def test_beyond_the_budget_a_connection_has_the_least_and_one_that_reads_goes_on(authority: Authority) -> None:
+    async with edge(authority) as made:
+        output = made.world.services.output
+        output.replace(replace(LIMITS, output=1))
+        async with made.h1() as stuck, made.h1() as reads, made.h2() as both:
+            read_nothing(stuck)
+            stuck.ask("/big")
+            await until(lambda: any(connection._write_paused for connection in made.listener.connections))
+            assert (output.over, output.bound) == (True, LOW_WATER)
+            (connection,) = (connection for connection in made.listener.connections if connection._write_paused)
+            assert connection._transport is not None
+            assert connection._transport.get_write_buffer_size() < 2 * HIGH_WATER  # from before
+            assert connection.output_bytes < 4 * HIGH_WATER
+            reads.ask("/big")
+            stream = both.ask("/big")
+            status, body = await reads.answer()
+            assert (status, len(body)) == (200, BIG)
+            await both.read(lambda: both.ended(stream))
+            assert both.body(stream) == BIG
+            async with made.h1() as late:  # has the least from its beginning
+                read_nothing(late)
+                late.ask("/big")
+                await until(lambda: sum(connection._write_paused for connection in made.listener.connections) == 2)
+                (other,) = (one for one in made.listener.connections if one._write_paused and one is not connection)
+                await until(lambda: made.listener.holds > 2)
+                assert other._transport is not None
+                assert LOW_WATER // 2 < other._transport.get_write_buffer_size() <= LOW_WATER + 1024
+                assert other.output_bytes <= 2 * LOW_WATER + 64 * 1024 + 1024
+        await until(lambda: not made.listener.connections)
+        for turn in range(10):
+            output.turn(float(turn))
+        assert not output.over
+        assert made.count("limits_hit", "output") == made.listener.holds > 0
+        async with made.h1() as client:
+            client.ask("/big")
+            await client.answer()
 
 
 async def test_complete_answers_that_nobody_takes_are_cut_after_the_idle_timeout(authority: Authority) -> None:
