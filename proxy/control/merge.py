@@ -3,14 +3,18 @@
 Knows readings (``metrics.py``), and no process.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import add
 
 from proxy.control.metrics import Reading, Value
 
 Labels = tuple[str, ...]
 
 LARGEST = frozenset({"server_up", "qproxy_config_generation", "qproxy_quic_retry"})
-"""Gauges of which the largest says it for all; the others are added up."""
+"""Gauges of which the largest says it for all; those that are not SMALLEST either are added up."""
+
+SMALLEST = frozenset({"qproxy_output_bound_bytes"})
+"""Gauges of which the smallest says it for all."""
 
 
 class Changes:
@@ -73,17 +77,17 @@ def merged(processes: Iterable[Iterable[Reading]]) -> list[Reading]:
         for reading in readings:
             heads.setdefault(reading.name, reading)
             known = values.setdefault(reading.name, {})
-            largest = reading.name in LARGEST
+            which = max if reading.name in LARGEST else min if reading.name in SMALLEST else add
             for labels, value in reading.values:
                 old = known.get(labels)
-                known[labels] = value if old is None else _both(old, value, largest=largest)
+                known[labels] = value if old is None else _both(old, value, which=which)
     return [Reading(head.name, head.help, head.kind, head.labels, list(values[name].items())) for name, head in heads.items()]
 
 
-def _both(one: Value, other: Value, *, largest: bool) -> Value:
+def _both(one: Value, other: Value, *, which: Callable[[float, float], float]) -> Value:
     if isinstance(one, tuple) and isinstance(other, tuple):
         (bounds, counts, total), (_, more, sum_of_more) = one, other
         return (bounds, tuple(a + b for a, b in zip(counts, more, strict=True)), total + sum_of_more)
     assert not isinstance(one, tuple)
     assert not isinstance(other, tuple)
-    return max(one, other) if largest else one + other
+    return which(one, other)

@@ -45,6 +45,16 @@ def test_counters_gauges_and_histograms_are_added_up():
     assert value(found, "seconds") == ((1.0, 2.0), (0, 2, 0), 3.5)
 
 
+def test_of_a_bound_the_smallest_says_it_for_all():
+    bounds = [4096, 32, 1024]
+    processes = []
+    for bound in bounds:
+        metrics = Metrics()
+        metrics.gauge("qproxy_output_bound_bytes", "B").cell().value = bound
+        processes.append(read(metrics))
+    assert value(merged(processes), "qproxy_output_bound_bytes") == 32
+
+
 def test_only_what_has_changed_is_told():
     process = Process()
     process.requests.cell("a").value += 1
