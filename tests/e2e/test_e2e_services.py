@@ -37,10 +37,10 @@ def four():
 def start(start_proxy, nameserver, four):
     """Start a proxy whose pool is the name."""
 
-    def start(*, endpoints=(URL,), dns=None, **pool):
+    def start(*, endpoints=(URL,), dns=None, workers=1, **pool):
         pool = {"balance": {"policy": "round_robin"}, "endpoints": list(endpoints)} | pool
-        server = {"dns": {"nameservers": [nameserver.address]} | (dns or {})}
-        return start_proxy(server=server, sites={"a.example.com": {"pools": {"web": pool}}}, backends=four)
+        server = {"dns": {"nameservers": [nameserver.address]} | (dns or {}), "workers": workers}
+        return start_proxy(server=server, sites={"a.example.com": {"pools": {"web": pool}}}, backends=four, answers=workers == 1)
 
     return start
 
@@ -94,6 +94,29 @@ def test_a_set_grows_and_shrinks_under_requests_and_none_fails(authority, start,
     assert metrics['qproxy_dns_names{kind="service",state="fresh"}'] == 1
     assert metrics['qproxy_dns_names{kind="address",state="fresh"}'] == 1, "the hosts of backends that are gone are asked for no more"
     assert metrics[f'qproxy_pool_backends{{pool="{POOL}",state="up"}}'] == 1
+
+
+@pytest.mark.speaks("HTTP/2", "HTTP/3")
+def test_several_workers_follow_each_for_itself_and_none_fails_a_request(authority, start, nameserver, four):
+    nameserver.zone[NAME] = {"SRV": records(four, 1, 2)}
+    proxy = start(workers=2)
+    with Load(authority, proxy.port, clients=4, streams=2) as load:
+        load.more(10)
+        for present in ([1, 2, 3, 4], [3, 4], [1]):
+            nameserver.zone[NAME] = {"SRV": records(four, *present)}
+            proxy.wait_for(lambda present=present: names(proxy) == [f"w{number}" for number in present], f"has {present}")
+            load.more(20)
+        proxy.wait_for(lambda: proxy.logs().count(f"backends of pool {POOL} have changed in DNS") >= 12, "has three processes that follow")
+        settled = time.monotonic()
+        load.more(20)
+        assert {result.backend for result in load.results if result.at > settled + 0.5} <= {"w1"}
+        proxy.reload(expect="configuration reloaded")
+        load.more(20)
+    assert not load.lost, load.summary()
+    assert {result.status for result in load.results} == {200}
+    metrics = proxy.metrics()
+    assert metrics['qproxy_dns_names{kind="service",state="fresh"}'] == 1
+    assert metrics[f'qproxy_dns_answer_age_seconds{{kind="service",name="{NAME}"}}'] < 3
 
 
 def test_what_stays_keeps_its_state_and_its_connections(authority, start, nameserver, four):
