@@ -22,11 +22,13 @@ from proxy.config.load import ConfigError, Configuration, load
 from proxy.config.material import self_signed
 from proxy.control.log import Logs, LogSettings
 from proxy.control.state import StateError, load_secret
-from proxy.listen.bind import bind_tcp, bind_udp
+from proxy.listen.bind import bind_tcp, bind_udp, inherited, prepare_udp
 from proxy.listen.tls import ContextError
 from proxy.message import Address
 from proxy.observe import Log, Metrics
 from proxy.process.controller import Controller
+from proxy.process.notify import READY, STOPPING, WATCHDOG, notify, reloading, watchdog_interval
+from proxy.process.privileges import PrivilegeError, drop, hand_over
 from proxy.process.setup import loop_factory, raise_descriptor_limit, settle_memory, shown, workers_of
 from proxy.process.team import LocalTeam
 from proxy.process.worker import Shared, Sockets, StartError, Worker, udp_buffers
@@ -84,7 +86,9 @@ class App:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._logs.close)
             raise_descriptor_limit(worker.snapshot.limits.connections, self._log)
-            await worker.open(stack, self._bind(stack))
+            bound = self._bind(stack)
+            self._drop_privileges()
+            await worker.open(stack, bound)
             await controller.start(stack)
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGTERM, self._stop)
@@ -102,24 +106,47 @@ class App:
                 sites=len(self._configuration.sites),
             )
             controller.say_warnings()
+            controller.reload_begins = lambda: notify(reloading())
+            controller.reload_ended = lambda: notify(READY)
+            notify(f"{READY}\nMAINPID={os.getpid()}")
+            watchdog = asyncio.ensure_future(_watchdog())
+            stack.callback(watchdog.cancel)
             await self._stopping.wait()
+            notify(STOPPING)
             await worker.drain()
         return EXIT_OK
+
+    def _drop_privileges(self) -> None:
+        user = self._configuration.server.user
+        if user is not None:
+            try:
+                hand_over(self._configuration.state, user)
+                drop(user)
+            except PrivilegeError as error:
+                raise StartError(str(error)) from None
 
     def _bind(self, stack: contextlib.AsyncExitStack) -> list[Sockets]:
         """A socket for each listener and transport, all or none."""
         buffers, missed = udp_buffers(self._configuration), dict[str, None]()
+        given = inherited(os.environ)
         bound = []
         for listener in self._worker.snapshot.listeners:
             tcp = udp = None
             if listener.protocols & TCP_PROTOCOLS:
-                tcp = _bound(bind_tcp, listener.address, "TCP")
+                tcp = given.pop(("TCP", *listener.address), None) or _bound(bind_tcp, listener.address, "TCP")
                 stack.callback(tcp.close)
             if "h3" in listener.protocols:
-                udp = _bound(partial(bind_udp, buffers=buffers), listener.address, "UDP")
+                udp = given.pop(("UDP", *listener.address), None)
+                if udp is None:
+                    udp = _bound(partial(bind_udp, buffers=buffers), listener.address, "UDP")
+                else:
+                    prepare_udp(udp, buffers)
                 stack.callback(udp.close)
                 missed.update(dict.fromkeys(buffers.missed(udp)))
             bound.append(Sockets(tcp, udp))
+        if given:
+            sockets = [f"{shown((host, port))} ({kind})" for kind, host, port in given]
+            self._log.warning("sockets from systemd that no listener names", sockets=sockets)
         if missed:
             self._log.warning("; ".join(missed))
         return bound
@@ -130,6 +157,13 @@ class App:
             self._worker.hurry.set()
         self._controller.stop_reloading()
         self._stopping.set()
+
+
+async def _watchdog() -> None:
+    """Tell systemd that the loop turns, where it wants to know."""
+    while every := watchdog_interval():
+        notify(WATCHDOG)
+        await asyncio.sleep(every)
 
 
 def _bound(bind: Callable[[Address], socket.socket], address: Address, kind: str) -> socket.socket:

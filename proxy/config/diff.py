@@ -41,8 +41,10 @@ def outside(old: Configuration, new: Configuration) -> list[str]:
     """What changed of the configuration besides the Snapshot: only connection IDs take effect before a restart."""
     lines = [f"state folder changed: {RESTART}"] if old.state != new.state else []
     lines += _connection_ids_change(old.server.quic.connection_ids, new.server.quic.connection_ids)
-    if old.server.workers != new.server.workers:
-        lines.append(f"workers: {old.server.workers} -> {new.server.workers}: {RESTART}")
+    for name in ("workers", "pin_workers", "user"):
+        before, after = getattr(old.server, name), getattr(new.server, name)
+        if before != after:
+            lines.append(f"{name}: {before} -> {after}: {RESTART}")
     for section in ("log", "engines", "quic", "dns"):
         before, after = getattr(old.server, section), getattr(new.server, section)
         pairs = [(name, getattr(before, name), getattr(after, name)) for name in type(after).model_fields]

@@ -313,6 +313,12 @@ class Server(Model):
     workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = 1
     """Processes that serve, each with all listeners: ``auto`` is one for each core that the proxy may use. From two on, a supervisor starts
     them, and again where one dies; with one, everything is in one process. A change needs a restart."""
+    pin_workers: bool = False
+    """Whether each worker stays on a core of its own, as far as there are some. A change needs a restart."""
+    user: Name | None = None
+    """The user that the proxy becomes once its sockets are bound, where root starts it: all of its processes, with that user's groups. It
+    is given what root has put into the state folder, and has to be able to read the configuration's files, for reloads, and the
+    program's. Default: none. A change needs a restart."""
     listeners: list[Listener] = Field(default=[EVERYWHERE], min_length=1, max_length=100)
     """Where clients connect; default ``0.0.0.0:8443``, TCP and UDP."""
     admin: AdminOrOff = Admin()

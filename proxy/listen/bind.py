@@ -1,7 +1,9 @@
 """Sockets of listeners, bound and ready for use. Knows the standard library only: whoever holds the sockets of others need know no more."""
 
 import contextlib
+import os
 import socket
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 
 Address = tuple[str, int]
@@ -11,6 +13,9 @@ FAST_OPEN_QUEUE = 256
 
 STRAYS_BUFFER = 1024 * 1024
 """Bytes that may wait for a worker to which others hand them over, as the kernel counts them: it gives what it allows."""
+
+FIRST_INHERITED = 3
+"""Descriptor of the first socket that systemd hands over (SD_LISTEN_FDS_START)."""
 
 IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8)
 """Linux's number; Python names it from 3.14 on."""
@@ -64,21 +69,27 @@ def bind_udp(address: Address, buffers: Buffers = Buffers(), *, shared: bool = F
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
-        sock.setblocking(False)
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers.receive)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers.send)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        prepare_udp(sock, buffers)
         sock.bind(address)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def prepare_udp(sock: socket.socket, buffers: Buffers) -> None:
+    """Set what a UDP socket needs, bound or not: its *buffers*, and that it tells the destination of each datagram. Raises OSError."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers.receive)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers.send)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
 
 
 def pair_for_strays() -> tuple[socket.socket, socket.socket]:
@@ -91,3 +102,23 @@ def pair_for_strays() -> tuple[socket.socket, socket.socket]:
         sock.setblocking(False)
     sending.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STRAYS_BUFFER)
     return receiving, sending
+
+
+def inherited(environ: MutableMapping[str, str]) -> dict[tuple[str, str, int], socket.socket]:
+    """The sockets that systemd has bound for us (sd_listen_fds), by kind (``TCP``, ``UDP``), address and port.
+
+    The variables are taken out of *environ*, so that no child takes them to be its own.
+    """
+    count, for_whom = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if not count.isdigit() or for_whom != str(os.getpid()):
+        return {}
+    found = {}
+    for descriptor in range(FIRST_INHERITED, FIRST_INHERITED + int(count)):
+        sock = socket.socket(fileno=descriptor)
+        sock.setblocking(False)
+        sock.set_inheritable(False)
+        if sock.family in {socket.AF_INET, socket.AF_INET6} and sock.type in {socket.SOCK_STREAM, socket.SOCK_DGRAM}:
+            host, port = sock.getsockname()[:2]
+            found["TCP" if sock.type == socket.SOCK_STREAM else "UDP", host, port] = sock
+    return found

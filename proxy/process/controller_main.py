@@ -26,6 +26,7 @@ from proxy.observe import Metrics
 from proxy.process.controller import Controller
 from proxy.process.link import Link
 from proxy.process.naming import make_naming
+from proxy.process.privileges import PrivilegeError, drop, hand_over
 from proxy.process.remote import Kept, RemoteTeam
 from proxy.process.setup import cpus, loop_factory, settle_memory, shown, workers_of
 from proxy.process.worker import Shared, StartError, routable, udp_buffers
@@ -79,6 +80,12 @@ class _Main:
             bound = await self._unless_ending(self._bound)
             if bound is None:
                 return EXIT_OK
+            if configuration.server.user is not None:
+                try:
+                    hand_over(configuration.state, configuration.server.user)
+                    drop(configuration.server.user)
+                except PrivilegeError as error:
+                    return _complain(f"qproxy: {error}", EXIT_FAILURE)
             controller = self._controller = Controller(self._config, configuration, team, metrics, logs.events, naming)
             controller.reload_begins = lambda: self._supervisor.send({"op": "reloading"})
             controller.reload_ended = self._reload_ended
@@ -233,6 +240,7 @@ def _listen_message(configuration: Configuration, team: RemoteTeam) -> dict[str,
         "workers": workers_of(configuration),
         "slots": cpus(),
         "connections": configuration.server.limits.connections,
+        "user": configuration.server.user,
         "buffers": [buffers.receive, buffers.send],
         "drain": timeouts.drain + timeouts.drain_delay,
         "log": "json" if configuration.log.format == "json" or not os.isatty(2) else "text",

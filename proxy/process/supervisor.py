@@ -6,14 +6,12 @@ A ``Crew`` is a controller and its workers, from one start or upgrade. The super
 that leave: their connections end in their own time. An upgrade is ``exec``: the process stays, with its sockets and children, and the new
 code makes a new crew beside the old one; should that not come to serve, the old one goes on.
 
-UDP sockets are bound once, two banks of slots (``Bank``), and never closed: closing one of a group moves another into its place, and the
-kernel's steering with it.
+Sockets are in ``ports``: two banks of UDP slots, of which crews take turns.
 """
 
 import contextlib
 import json
 import os
-import secrets
 import selectors
 import signal
 import socket
@@ -22,10 +20,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from proxy.listen.bind import Buffers, bind_tcp, bind_udp, pair_for_strays
-from proxy.listen.shared_counts import SharedCounts
-from proxy.listen.steering import Steering, attach
+from proxy.listen.bind import Buffers, inherited
 from proxy.process.channel import Channel, ChannelClosed
+from proxy.process.notify import READY, STOPPING, WATCHDOG, notify, reloading, watchdog_interval
+from proxy.process.ports import Ports, kept_socket
+from proxy.process.privileges import PrivilegeError, drop
 
 EXIT_OK, EXIT_FAILURE = 0, 1
 
@@ -40,8 +39,6 @@ START_LIMIT = 120.0
 
 GRACE = 15.0
 """Seconds beyond what the configuration grants, until what does not end is killed."""
-
-BANKS = 2
 
 UPGRADE = "QPROXY_SUPERVISOR_STATE"
 """Environment: the descriptor of what the supervisor knew before the upgrade."""
@@ -101,15 +98,7 @@ class Supervisor:
         self._current: Crew | None = None
         self._coming: Crew | None = None
         self._leaving: list[Crew] = []
-        self._tcp: dict[tuple[str, int], list[socket.socket]] = {}
-        self._udp: dict[tuple[str, int], list[socket.socket]] = {}
-        self._strays: dict[tuple[str, int], list[tuple[socket.socket, socket.socket]]] = {}
-        """For each UDP address, a receiving and a sending end for each slot."""
-        self._bank_size = 0
-        self._counts: SharedCounts | None = None
-        self._lengths: dict[int, int] = {}
-        """Of connection IDs with a slot, by configuration ID."""
-        self._steering_key = secrets.randbits(32)
+        self._ports = Ports(inherited(os.environ))
         self._live: set[int] = set()
         """Slots of workers that serve, as the kernel knows them."""
         self._form = "json"
@@ -140,6 +129,7 @@ class Supervisor:
             self._timers = [timer for timer in self._timers if timer[0] > now]
             for _, _, act in sorted(ready, key=lambda timer: timer[:2]):
                 act()
+        self._ports.close()
         return self._code
 
     def _later(self, seconds: float, act: Callable[[], None]) -> None:
@@ -319,11 +309,11 @@ class Supervisor:
         elif op == "ready":
             self._ready(crew)
         elif op == "reloading":
-            _notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            notify(reloading())
         elif op == "reloaded":
-            _notify("READY=1")
+            notify(READY)
         elif op == "steer":
-            self._lengths = {int(config): int(length) for config, length in message["lengths"].items()}
+            self._ports.know_lengths({int(config): int(length) for config, length in message["lengths"].items()})
             self._steer()
         elif op == "serving":
             child.serving = True
@@ -340,18 +330,22 @@ class Supervisor:
         if not crew.size:
             crew.size = int(message["workers"])
             crew.listeners = list(message["listeners"])
-            self._bank_size = self._bank_size or max(crew.size, int(message["slots"]))
-            if crew.size > self._bank_size:
-                self._say("warning", "more workers need a restart", workers=crew.size, most=self._bank_size)
-                crew.size = self._bank_size
             try:
-                self._counts = self._counts or SharedCounts.create(BANKS * self._bank_size, int(message["connections"]))
-                self._bind(crew, Buffers(*message["buffers"]))
-            except OSError as error:
-                sys.stderr.write(f"qproxy: {error.strerror or error}\n")
+                self._ports.open(
+                    crew.listeners, max(crew.size, int(message["slots"])), int(message["connections"]), Buffers(*message["buffers"])
+                )
+                if message["user"] and self._current is None:
+                    drop(str(message["user"]))
+            except (OSError, PrivilegeError) as error:
+                sys.stderr.write(f"qproxy: {getattr(error, 'strerror', None) or error}\n")
                 self._give_up(crew, EXIT_FAILURE)
                 return
-        controller.tell("bound", ports=self._ports(crew), workers=crew.size, first_slot=crew.bank * self._bank_size)
+            if crew.size > self._ports.bank_size:
+                self._say("warning", "more workers need a restart", workers=crew.size, most=self._ports.bank_size)
+                crew.size = self._ports.bank_size
+            if unused := self._ports.unused():
+                self._say("warning", "sockets from systemd that no listener names", sockets=unused)
+        controller.tell("bound", ports=self._ports.numbers(crew.listeners), workers=crew.size, first_slot=crew.bank * self._ports.bank_size)
         if not crew.workers:
             for position in range(crew.size):
                 self._start_worker(crew, position)
@@ -363,21 +357,15 @@ class Supervisor:
     def _start_worker(self, crew: Crew, position: int) -> None:
         slot = self._slot(crew, position)
         child = crew.workers[position] = self._spawn(f"worker {slot}", "proxy.process.worker_main")
-        assert self._counts is not None
-        self._counts.clear(slot)
-        has, descriptors = [], [self._counts.descriptor]
+        has, descriptors = [], [self._ports.counts_for(slot)]
         for listener in crew.listeners:
-            address = (listener["host"], listener["port"])
-            tcp = self._tcp[address][position] if listener["tcp"] else None
-            udp = self._udp[address][slot] if listener["udp"] else None
-            has.append([tcp is not None, udp is not None])
-            descriptors += [sock.fileno() for sock in (tcp, udp) if sock is not None]
-        for listener in crew.listeners:
+            given = self._ports.of_worker(listener, position, slot)
+            has.append([descriptor is not None for descriptor in given])
+            descriptors += [descriptor for descriptor in given if descriptor is not None]
             if listener["udp"]:
-                pairs = self._strays[listener["host"], listener["port"]]
-                others = [other for other in range(len(pairs)) if other != slot]
-                child.tell("strays", [pairs[slot][0].fileno(), *(pairs[other][1].fileno() for other in others)], slots=others)
-        child.tell("place", descriptors, slot=slot, listeners=has)
+                ends, others = self._ports.strays_of(listener, slot)
+                child.tell("strays", ends, slots=others)
+        child.tell("place", descriptors, slot=slot, position=position, listeners=has)
         self._introduce(crew, position)
 
     def _introduce(self, crew: Crew, position: int, controller: Child | None = None, *, leaving: bool = False) -> None:
@@ -395,7 +383,7 @@ class Supervisor:
             return
         old, self._current, self._coming = self._current, crew, None
         self._steer()
-        _notify(f"READY=1\nMAINPID={os.getpid()}")
+        notify(f"{READY}\nMAINPID={os.getpid()}")
         if old is not None:
             self._say("info", "upgraded", pid=os.getpid())
             self._leave(old)
@@ -452,7 +440,7 @@ class Supervisor:
         word = "hurry" if self._stopping else "drain"
         if not self._stopping:
             self._stopping = True
-            _notify("STOPPING=1")
+            notify(STOPPING)
             for crew in self._crews():
                 self._later(crew.drain + GRACE, lambda crew=crew: self._kill(crew))  # type: ignore[misc]
         for crew in self._crews():
@@ -469,36 +457,12 @@ class Supervisor:
     # Sockets
 
     def _slot(self, crew: Crew, position: int) -> int:
-        return crew.bank * self._bank_size + position
-
-    def _bind(self, crew: Crew, buffers: Buffers) -> None:
-        """Every socket of the listeners that is not there yet. Raises OSError whose text names the address."""
-        for listener in crew.listeners:
-            host, port = listener["host"], listener["port"]
-            for kind, group, count in (("TCP", self._tcp, self._bank_size), ("UDP", self._udp, self._bank_size * BANKS)):
-                if listener[kind.lower()] and (host, port) not in group:
-                    try:
-                        group[host, port] = _bind_group(kind, host, port, count, buffers)
-                        if kind == "UDP":
-                            self._strays[host, port] = [pair_for_strays() for _ in range(count)]
-                    except OSError as error:
-                        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-                        msg = f"can't listen on {where} ({kind}): {error.strerror}"
-                        raise OSError(error.errno, msg) from None
-
-    def _ports(self, crew: Crew) -> list[list[int]]:
-        """Of each listener, for TCP and UDP; 0 for what it does not speak."""
-        found = []
-        for listener in crew.listeners:
-            address = (listener["host"], listener["port"])
-            groups = [self._tcp.get(address) if listener["tcp"] else None, self._udp.get(address) if listener["udp"] else None]
-            found.append([group[0].getsockname()[1] if group else 0 for group in groups])
-        return found
+        return crew.bank * self._ports.bank_size + position
 
     def _steer(self) -> None:
         """Tell the kernel which worker gets which datagram: those that name a living one go to it, new ones to the crew that serves."""
         serving = self._current or self._coming
-        if serving is None or not self._udp:
+        if serving is None:
             return
         live = {
             self._slot(crew, position)
@@ -510,9 +474,7 @@ class Supervisor:
         if not accepting:
             return  # those who are there wait for the next one in the kernel's buffer
         self._introduce_siblings(self._live | live)  # who has connections is known to the others before it has, and longer than it has
-        program = Steering({slot: slot for slot in live}, accepting, self._steering_key, self._lengths).program()
-        for group in self._udp.values():
-            attach(group[0], program)
+        self._ports.steer(live, accepting)
         if self._live - live:
             self._introduce_siblings(live)
         self._live = live
@@ -557,14 +519,12 @@ class Supervisor:
         crew = self._current
         keep = [crew.controller.channel.fileno()] if crew.controller is not None and crew.controller.alive else []
         keep += [child.channel.fileno() for child in crew.workers.values() if child.alive]
-        keep += [sock.fileno() for group in (*self._tcp.values(), *self._udp.values()) for sock in group]
-        keep += [end.fileno() for pairs in self._strays.values() for pair in pairs for end in pair]
-        keep += [*crew.keep.values(), *([self._counts.descriptor] if self._counts is not None else [])]
+        keep += [*crew.keep.values(), *self._ports.descriptors()]
         state = os.memfd_create("qproxy-upgrade")
         os.write(state, json.dumps(self._known(crew)).encode())
         for descriptor in (state, *keep):
             os.set_inheritable(descriptor, True)
-        _notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        notify(reloading())
         signal.set_wakeup_fd(-1)
         os.execve(  # noqa: S606
             sys.executable,
@@ -580,20 +540,14 @@ class Supervisor:
 
         return {
             "bank": crew.bank,
-            "bank_size": self._bank_size,
             "form": self._form,
-            "counts": self._counts.descriptor if self._counts is not None else -1,
-            "lengths": self._lengths,
-            "steering_key": self._steering_key,
+            "ports": self._ports.known(),
             "size": crew.size,
             "drain": crew.drain,
             "listeners": crew.listeners,
             "keep": crew.keep,
             "controller": child(crew.controller),
             "workers": [[position, child(worker)] for position, worker in crew.workers.items()],
-            "tcp": [[*address, [sock.fileno() for sock in group]] for address, group in self._tcp.items()],
-            "strays": [[*address, [[end.fileno() for end in pair] for pair in pairs]] for address, pairs in self._strays.items()],
-            "udp": [[*address, [sock.fileno() for sock in group]] for address, group in self._udp.items()],
         }
 
     def _take_over(self, state: int) -> None:
@@ -602,24 +556,16 @@ class Supervisor:
         with os.fdopen(state, "rb") as file:
             known = json.load(file)
         crew = Crew(known["bank"])
-        self._bank_size, self._form, self._steering_key = known["bank_size"], known["form"], known["steering_key"]
-        self._lengths = {int(config): length for config, length in known["lengths"].items()}
-        os.set_inheritable(known["counts"], False)
-        self._counts = SharedCounts.of(known["counts"])
+        self._form = known["form"]
+        self._ports.take_over(known["ports"])
         crew.size, crew.drain, crew.listeners, crew.keep = known["size"], known["drain"], known["listeners"], known["keep"]
-        for group, name in ((self._tcp, "tcp"), (self._udp, "udp")):
-            for host, port, descriptors in known[name]:
-                group[host, port] = [_kept_socket(descriptor) for descriptor in descriptors]
-        for host, port, pairs in known["strays"]:
-            ends = [(_kept_socket(receiving), _kept_socket(sending)) for receiving, sending in pairs]
-            self._strays[host, port] = ends
         if known["controller"] is not None:
             role, pid, descriptor = known["controller"]
-            crew.controller = self._adopt(role, pid, _kept_socket(descriptor))
+            crew.controller = self._adopt(role, pid, kept_socket(descriptor))
         for position, worker in known["workers"]:
             if worker is not None:
                 role, pid, descriptor = worker
-                crew.workers[position] = self._adopt(role, pid, _kept_socket(descriptor))
+                crew.workers[position] = self._adopt(role, pid, kept_socket(descriptor))
                 crew.workers[position].serving = True
         for descriptor in crew.keep.values():
             os.set_inheritable(descriptor, False)
@@ -630,9 +576,8 @@ class Supervisor:
 
     def _watchdog(self) -> None:
         """Tell systemd that we are alive, where it wants to know."""
-        every = int(os.environ.get("WATCHDOG_USEC", "0")) / 2_000_000
-        if every and os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()):
-            _notify("WATCHDOG=1")
+        if every := watchdog_interval():
+            notify(WATCHDOG)
             self._later(every, self._watchdog)
 
     def _say(self, level: str, event: str, **details: object) -> None:
@@ -647,34 +592,6 @@ class Supervisor:
             os.write(2, line.encode() + b"\n")
 
 
-def _bind_group(kind: str, host: str, port: int, count: int, buffers: Buffers) -> list[socket.socket]:
-    """So many sockets on one address, in order. Port 0: one that is free."""
-
-    def bind(at: int, *, shared: bool) -> socket.socket:
-        return bind_tcp((host, at), shared=shared) if kind == "TCP" else bind_udp((host, at), buffers, shared=shared)
-
-    if port:
-        bind(port, shared=False).close()  # a group would be shared with a stranger of the same user without a word
-    group = [bind(port, shared=True)]
-    try:
-        port = group[0].getsockname()[1]
-        while len(group) < count:
-            group.append(bind(port, shared=True))
-    except BaseException:
-        for sock in group:
-            sock.close()
-        raise
-    return group
-
-
-def _kept_socket(descriptor: int) -> socket.socket:
-    """One of before an upgrade."""
-    sock = socket.socket(fileno=descriptor)
-    sock.setblocking(False)
-    sock.set_inheritable(False)
-    return sock
-
-
 def _interpreter_options() -> list[str]:
     """As this interpreter was given them: ``-W``, ``-X`` and the like."""
     return [f"-W{option}" for option in sys.warnoptions]
@@ -683,15 +600,6 @@ def _interpreter_options() -> list[str]:
 def _ending(code: int) -> dict[str, object]:
     """How a process ended, for the log."""
     return {"signal": signal.Signals(-code).name} if code < 0 else {"exit_code": code}
-
-
-def _notify(words: str) -> None:
-    """Tell systemd (sd_notify), where it started us."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.sendto(words.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
 def main() -> None:

@@ -85,6 +85,8 @@ class Place:
 
     slot: int
     """In the groups of UDP sockets, and in connection IDs."""
+    position: int
+    """Among the workers of its crew."""
     counts: SharedCounts
     """What the workers count together."""
 

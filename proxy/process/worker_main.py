@@ -67,6 +67,9 @@ class _Main:
             if not needed.done():
                 return EXIT_OK
         (place, sockets), (configuration, shared) = self._placed.result(), self._started.result()
+        if configuration.server.pin_workers and hasattr(os, "sched_setaffinity"):
+            cores = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, {cores[place.position % len(cores)]})
         log = configuration.log
         logs = Logs(LogSettings(form=log.format, level=log.level, access=log.access, worker=place.slot), self._metrics)
         logs.adopt_standard_logging()
@@ -114,7 +117,7 @@ class _Main:
                 for sock in (each.tcp, each.udp):
                     if sock is not None:
                         sock.setblocking(False)
-            self._placed.set_result((Place(message["slot"], SharedCounts.attach(counts, message["slot"])), sockets))
+            self._placed.set_result((Place(message["slot"], message["position"], SharedCounts.attach(counts, message["slot"])), sockets))
         elif op == "strays":
             receiving, *sending = (socket.socket(fileno=descriptor) for descriptor in descriptors)
             self._handovers.append(Handover(receiving, dict(zip(message["slots"], sending, strict=True))))
