@@ -56,7 +56,7 @@ test: venv packages engines lint types imports ## Everything that CI runs; ENGIN
 	$(E2E) tests/e2e
 	@$(MAKE) --no-print-directory coverage
 
-soak: venv packages engines ## The long tests at full length: bodies of a GiB, 24,000 requests in bursts, on each engine
+soak: venv packages engines ## The long tests at full length: bodies of a GiB, 24,000 requests in bursts, two minutes of kills and reloads, on each engine
 	$(E2E) -m soak --soak tests/e2e
 
 coverage: # Of the last run of unit tests, properties and simulations, which exercise the pure parts

@@ -45,6 +45,9 @@ UPGRADE = "QPROXY_SUPERVISOR_STATE"
 
 _LEVELS = ("debug", "info", "warning", "error")
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
+"""What the supervisor hears."""
+
 
 class Child:
     """A process with a channel to it."""
@@ -142,8 +145,9 @@ class Supervisor:
             end.setblocking(False)
         self._wakeup = (reader, writer)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD):
+        for number in _SIGNALS:
             signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # blocked by an upgrade: those that came meanwhile come now
         self._selector.register(reader, selectors.EVENT_READ, self._signalled)
 
     def _signalled(self) -> None:
@@ -170,7 +174,7 @@ class Supervisor:
                 [sys.executable, *_interpreter_options(), "-m", module, str(theirs.fileno()), self._config],
                 os.environ,
                 setsid=True,  # Ctrl-C is for us, and we decide the order of the end
-                setsigdef=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD],
+                setsigdef=_SIGNALS,
             )
         finally:
             theirs.close()
@@ -382,6 +386,8 @@ class Supervisor:
         if crew is not self._coming:
             return
         old, self._current, self._coming = self._current, crew, None
+        if old is not None:
+            self._leaving.append(old)  # before the kernel is told: what is old's stays old's
         self._steer()
         notify(f"{READY}\nMAINPID={os.getpid()}")
         if old is not None:
@@ -390,7 +396,6 @@ class Supervisor:
 
     def _leave(self, crew: Crew) -> None:
         """Its connections end in their own time."""
-        self._leaving.append(crew)
         for child in crew.children():
             child.tell("leave")
         if crew.controller is None or not crew.controller.alive:
@@ -525,6 +530,10 @@ class Supervisor:
         for descriptor in (state, *keep):
             os.set_inheritable(descriptor, True)
         notify(reloading())
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # nobody handles them until the new code does, and by default they are the end
+        with contextlib.suppress(BlockingIOError):
+            for number in set(self._wakeup[0].recv(4096)):  # came just before, and were not looked at
+                os.kill(os.getpid(), number)
         signal.set_wakeup_fd(-1)
         os.execve(  # noqa: S606
             sys.executable,

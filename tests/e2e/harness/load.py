@@ -11,8 +11,9 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Self
 
 import h2.config
@@ -21,6 +22,7 @@ import h2.events
 from aioquic.asyncio import connect
 from aioquic.h3.connection import H3_ALPN, FrameType, H3Connection
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import ConnectionTerminated
 
 from harness.authority import Authority
 from harness.clients import VERSIONS, trusting
@@ -49,6 +51,8 @@ class Result:
     """How it was lost."""
     at: float
     """When it ended, monotonic."""
+    worker: str = ""
+    """What the answer said in X-Worker, where the site is told to say there whose it is."""
 
 
 class Load:
@@ -170,7 +174,7 @@ class Load:
                     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
                     fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:-2])
                     await reader.readexactly(int(fields["content-length"]))
-                count.add(int(head.split(" ")[1]), fields.get("x-backend", ""))
+                count.add(int(head.split(" ")[1]), fields)
                 if fields.get("connection") == "close":
                     break
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
@@ -206,8 +210,8 @@ class Load:
         while not self.stopping and not protocol.leaving:
             try:
                 async with asyncio.timeout(self._limit):
-                    status, backend = await protocol.get(self._path, self._host)
-                count.add(status, backend)
+                    fields = await protocol.get(self._path, self._host)
+                count.add(int(fields[":status"]), fields)
             except (OSError, TimeoutError) as error:
                 count.add(0, why=repr(error))
 
@@ -224,11 +228,13 @@ class Load:
             count.add(0, why=f"connect: {error!r}")
             await asyncio.sleep(PAUSE)
             return
+        asking = asyncio.ensure_future(client.ask_where_it_is_silent())
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._streams):
                     group.create_task(self._http3_stream(client, count))
         finally:
+            asking.cancel()
             await context.__aexit__(None, None, None)
 
     async def _http3_stream(self, client: "Polite", count: "_Count") -> None:
@@ -238,7 +244,7 @@ class Load:
                 if answer.reset is not None:
                     count.add(0, why=f"reset {answer.reset:#x}")
                 else:
-                    count.add(answer.status, answer.headers.get("x-backend", ""))
+                    count.add(answer.status, answer.headers)
             except (OSError, TimeoutError) as error:
                 count.add(0, why=repr(error))
 
@@ -250,14 +256,15 @@ class _Count:
     client: int
     connection: int
 
-    def add(self, status: int, backend: str = "", why: str = "") -> None:
-        self.load.results.append(Result(self.version, self.client, self.connection, status, backend, why, time.monotonic()))
+    def add(self, status: int, fields: Mapping[str, str] = MappingProxyType({}), why: str = "") -> None:
+        backend, worker = fields.get("x-backend", ""), fields.get("x-worker", "")
+        self.load.results.append(Result(self.version, self.client, self.connection, status, backend, why, time.monotonic(), worker))
 
 
 class _Http2(asyncio.Protocol):
     def __init__(self) -> None:
         self.h2 = patient(h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8")))
-        self.waiting: dict[int, tuple[asyncio.Future[tuple[int, str]], dict[str, str]]] = {}
+        self.waiting: dict[int, tuple[asyncio.Future[dict[str, str]], dict[str, str]]] = {}
         self.leaving = False
         self.lost = asyncio.Event()
 
@@ -272,8 +279,8 @@ class _Http2(asyncio.Protocol):
         for number in list(self.waiting):
             self._fail(number, f"connection lost: {exc!r}")
 
-    def get(self, path: str, host: str) -> "asyncio.Future[tuple[int, str]]":
-        future: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
+    def get(self, path: str, host: str) -> "asyncio.Future[dict[str, str]]":
+        future: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
         number = self.h2.get_next_available_stream_id()
         self.waiting[number] = (future, {})
         self.h2.send_headers(number, [(":method", "GET"), (":scheme", "https"), (":authority", host), (":path", path)], end_stream=True)
@@ -289,7 +296,7 @@ class _Http2(asyncio.Protocol):
             elif isinstance(event, h2.events.StreamEnded):
                 future, fields = self.waiting.pop(event.stream_id)
                 if not future.done():
-                    future.set_result((int(fields[":status"]), fields.get("x-backend", "")))
+                    future.set_result(fields)
             elif isinstance(event, h2.events.StreamReset):
                 self._fail(event.stream_id, f"reset {event.error_code}")
             elif isinstance(event, h2.events.ConnectionTerminated):
@@ -316,7 +323,15 @@ class _LeavingHttp3(H3Connection):
 
 
 class Polite(Http3):
-    """An HTTP/3 connection that knows when it is to go (``http.leaving``)."""
+    """An HTTP/3 connection that knows when it is to go (``http.leaving``), and believes a stateless reset, as aioquic does not."""
 
     http_class = _LeavingHttp3
     http: _LeavingHttp3
+
+    def datagram_received(self, data: bytes | str, addr: Any) -> None:
+        assert isinstance(data, bytes)
+        known = (self._quic._peer_cid, *self._quic._peer_cid_available)
+        if self.terminated is None and any(data[-16:] == cid.stateless_reset_token for cid in known):  # RFC 9000, section 10.3.1
+            self.quic_event_received(ConnectionTerminated(error_code=0, frame_type=None, reason_phrase="stateless reset"))
+        else:
+            super().datagram_received(data, addr)

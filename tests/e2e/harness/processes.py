@@ -1,5 +1,6 @@
 """The processes of a proxy with several workers, as the system shows them."""
 
+import contextlib
 import os
 import re
 import signal
@@ -36,6 +37,21 @@ def controller(proxy: Proxy) -> int:
     """Its process id."""
     (pid,) = (pid for pid, role in children(proxy).items() if role == "controller")
     return pid
+
+
+def holder(proxy: Proxy, port: int) -> int:
+    """Process id of the worker that has the TCP connection from *port* of a client."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, _, _, _, _, _, inode, *_ = line.split()
+        if int(local.rpartition(":")[2], 16) != proxy.port or int(remote.rpartition(":")[2], 16) != port:
+            continue
+        for pid in workers(proxy):
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):  # closed meanwhile
+                    if str(descriptor.readlink()) == f"socket:[{inode}]":
+                        return pid
+    message = f"no worker has the connection from port {port}"
+    raise AssertionError(message)
 
 
 def kill(pid: int) -> None:
