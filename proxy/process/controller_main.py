@@ -49,6 +49,7 @@ class _Main:
         self._ending = asyncio.Event()
         self._leaving = False
         self._kept_counts = b""
+        self._workers = 0
         self._forms: list[Routable | None] = []
         self._supervisor = Link(sock, self._hear, self._ending.set, plain=True)
 
@@ -91,6 +92,7 @@ class _Main:
             controller.reload_ended = self._reload_ended
             self._team = team
             team.bound(bound["ports"])
+            self._workers = bound["workers"]
             team.counts_changed = self._keep_counts
             team.about_to_serve = self._steer
             for message, descriptor in self._early:
@@ -172,6 +174,10 @@ class _Main:
 
     def _reload_ended(self) -> None:
         assert self._team is not None
+        workers = workers_of(self._team.configuration)
+        if workers != self._workers:
+            self._workers = workers
+            self._supervisor.send({"op": "resize", "workers": workers})
         self._keep("configuration", pickle.dumps(self._team.kept()))
         self._supervisor.send({"op": "reloaded"})
 
@@ -206,6 +212,9 @@ class _Main:
                 self._early.append((message, descriptors[0]))
             else:
                 self._meet(message, descriptors[0])
+        elif op == "retire":
+            if self._team is not None:
+                self._team.retire(message["slots"])
         elif op == "inherit":
             if self._team is not None:
                 self._team.inherit_counts(_whole(descriptors[0]))

@@ -100,6 +100,8 @@ class RemoteTeam:
         """Told when a worker has ended: what it counted is only here now."""
         self.draining = False
         """Whether all is coming to its end."""
+        self.configuration = configuration
+        """The one in use."""
         self._snapshot = self._compile(configuration, None, shared.generation)
         self._contexts.build(self._snapshot)
         self._packed = pack(configuration)
@@ -144,6 +146,14 @@ class RemoteTeam:
         """The ports that listeners were given, for TCP and UDP."""
         listeners = [with_port(listener, tcp or udp) for listener, (tcp, udp) in zip(self._snapshot.listeners, ports, strict=True)]
         self._snapshot = replace(self._snapshot, listeners=tuple(listeners))
+
+    def retire(self, slots: Collection[int]) -> None:
+        """The workers of these slots finish what they have: there are to be fewer."""
+        for slot in slots:
+            if slot in self._members:
+                self._members[slot].leaving = True
+                self._members[slot].serving = False
+        self._look()
 
     async def all_serve(self, count: int) -> None:
         """Until so many workers serve."""
@@ -239,6 +249,7 @@ class RemoteTeam:
         adopt(configured, self._snapshot, time.monotonic())
         self._snapshot = replace(configured, listeners=self._snapshot.listeners, admin=self._snapshot.admin)
         self._packed = packed
+        self.configuration = configuration
         self._certificates.clear()
         self._watch()
         return configured

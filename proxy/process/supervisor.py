@@ -60,6 +60,8 @@ class Child:
         self.alive = True
         self.serving = False
         """A worker that serves."""
+        self.lent: list[int] = []
+        """Positions of others at which it accepts."""
         self.died_quickly = 0
         """How often in a row its like has died within ``STEADY``."""
 
@@ -76,7 +78,8 @@ class Crew:
         self.controller: Child | None = None
         self.workers: dict[int, Child] = {}
         """By position."""
-        self.size = 0
+        self.size = self.wanted = 0
+        """Workers that there are to be; and that there will be, when their slots are free."""
         self.listeners: list[dict[str, Any]] = []
         self.keep: dict[str, int] = {}
         """Descriptors of what a controller wants its successor to know."""
@@ -102,6 +105,8 @@ class Supervisor:
         self._coming: Crew | None = None
         self._leaving: list[Crew] = []
         self._ports = Ports(inherited(os.environ))
+        self._positions = 0
+        """At which workers have ever accepted connections: the kernel gives each of them some for good."""
         self._live: set[int] = set()
         """Slots of workers that serve, as the kernel knows them."""
         self._form = "json"
@@ -239,6 +244,7 @@ class Supervisor:
         if crew in self._leaving or self._stopping:
             self._left()
             return
+        self._lend()
         if crew is self._coming:
             self._say("error", f"{child.role} did not start", pid=child.pid, **_ending(code))
             self._give_up(crew, code if code > 0 else EXIT_FAILURE)
@@ -322,6 +328,9 @@ class Supervisor:
         elif op == "serving":
             child.serving = True
             self._steer()
+            self._lend()
+        elif op == "resize":
+            self._resize(crew, int(message["workers"]))
         elif op == "upgrade":
             self._upgrade()
         return ()
@@ -332,7 +341,7 @@ class Supervisor:
         controller = crew.controller
         assert controller is not None
         if not crew.size:
-            crew.size = int(message["workers"])
+            crew.size = crew.wanted = int(message["workers"])
             crew.listeners = list(message["listeners"])
             try:
                 self._ports.open(
@@ -346,7 +355,7 @@ class Supervisor:
                 return
             if crew.size > self._ports.bank_size:
                 self._say("warning", "more workers need a restart", workers=crew.size, most=self._ports.bank_size)
-                crew.size = self._ports.bank_size
+                crew.size = crew.wanted = self._ports.bank_size
             if unused := self._ports.unused():
                 self._say("warning", "sockets from systemd that no listener names", sockets=unused)
         controller.tell("bound", ports=self._ports.numbers(crew.listeners), workers=crew.size, first_slot=crew.bank * self._ports.bank_size)
@@ -360,6 +369,7 @@ class Supervisor:
 
     def _start_worker(self, crew: Crew, position: int) -> None:
         slot = self._slot(crew, position)
+        self._positions = max(self._positions, position + 1)
         child = crew.workers[position] = self._spawn(f"worker {slot}", "proxy.process.worker_main")
         has, descriptors = [], [self._ports.counts_for(slot)]
         for listener in crew.listeners:
@@ -389,6 +399,7 @@ class Supervisor:
         if old is not None:
             self._leaving.append(old)  # before the kernel is told: what is old's stays old's
         self._steer()
+        self._lend()
         notify(f"{READY}\nMAINPID={os.getpid()}")
         if old is not None:
             self._say("info", "upgraded", pid=os.getpid())
@@ -418,6 +429,8 @@ class Supervisor:
             self._leaving.remove(crew)
             for descriptor in crew.keep.values():
                 os.close(descriptor)
+            if self._current is not None:
+                self._fit(self._current)
         self._steer()
         if self._stopping and not any(crew.children() for crew in self._crews()):
             self._code = self._exit
@@ -458,6 +471,59 @@ class Supervisor:
         crew = self._current
         if crew is not None and crew.controller is not None and crew.controller.alive and not self._stopping:
             crew.controller.tell("reload")
+
+    # How many workers
+
+    def _resize(self, crew: Crew, workers: int) -> None:
+        most = self._ports.bank_size
+        if workers > most:
+            self._say("warning", "more workers need a restart", workers=workers, most=most)
+        crew.wanted = min(workers, most)
+        self._fit(crew)
+
+    def _fit(self, crew: Crew) -> None:
+        """Start and retire workers until there are as many as are wanted; one whose slot is still in use is started when it is free."""
+        if crew is not self._current or self._stopping or crew.size == crew.wanted:
+            return
+        self._say("info", "another number of workers", workers=crew.wanted, before=crew.size)
+        retired = Crew(crew.bank)
+        retired.drain = crew.drain
+        for position in range(crew.wanted, crew.size):
+            worker = crew.workers.pop(position)
+            if worker.alive:
+                retired.workers[position] = worker
+        crew.size = min(crew.size, crew.wanted)
+        if retired.workers:
+            self._leaving.append(retired)
+        self._steer()
+        self._lend()
+        if retired.workers:
+            if crew.controller is not None and crew.controller.alive:
+                crew.controller.tell("retire", slots=[self._slot(crew, position) for position in retired.workers])
+            for worker in retired.workers.values():
+                worker.tell("leave")
+            self._later(retired.drain + GRACE, lambda: self._kill(retired))
+        busy = {
+            position for other in self._leaving if other.bank == crew.bank for position in other.workers if other.workers[position].alive
+        }
+        while crew.size < crew.wanted and crew.size not in busy:
+            crew.size += 1
+            self._start_worker(crew, crew.size - 1)
+
+    def _lend(self) -> None:
+        """Have those who serve accept at the positions of those who do not: no listening socket is ever without somebody who accepts."""
+        crew = self._current or self._coming
+        if crew is None:
+            return
+        serving = [position for position in sorted(crew.workers) if crew.workers[position].alive and crew.workers[position].serving]
+        for position in serving:
+            alone = [other for other in range(self._positions) if other not in serving]
+            lent = [other for other in alone if serving[other % len(serving)] == position]
+            worker = crew.workers[position]
+            if lent != worker.lent:
+                worker.lent = lent
+                given = [self._ports.of_worker(listener, other, 0)[0] for other in lent for listener in crew.listeners if listener["tcp"]]
+                worker.tell("lend", [descriptor for descriptor in given if descriptor is not None], positions=lent)
 
     # Sockets
 
@@ -550,6 +616,7 @@ class Supervisor:
         return {
             "bank": crew.bank,
             "form": self._form,
+            "positions": self._positions,
             "ports": self._ports.known(),
             "size": crew.size,
             "drain": crew.drain,
@@ -565,7 +632,7 @@ class Supervisor:
         with os.fdopen(state, "rb") as file:
             known = json.load(file)
         crew = Crew(known["bank"])
-        self._form = known["form"]
+        self._form, self._positions = known["form"], known["positions"]
         self._ports.take_over(known["ports"])
         crew.size, crew.drain, crew.listeners, crew.keep = known["size"], known["drain"], known["listeners"], known["keep"]
         if known["controller"] is not None:

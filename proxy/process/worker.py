@@ -148,6 +148,10 @@ class Worker:
         self.quic = choose("quic", configuration.server.engines.quic)
         self._tracing: Tracing | None = None
         self._tcp: list[TcpListener] = []
+        self._own_tcp = 0
+        """How many of them are its own, and none that it was lent."""
+        self._lent: dict[int, list[TcpListener]] = {}
+        """By position in the crew."""
         self._udp: list[UdpListener] = []
         self.hurry = asyncio.Event()
         """Set: a drain is to end now."""
@@ -191,6 +195,8 @@ class Worker:
                 self._metrics.before_read.append(udp.show)
                 self._udp.append(udp)
             bound.append(listener)
+        self._own_tcp = len(self._tcp)
+        stack.callback(self._close_lent)
         self._metrics.before_read.append(self._services.output.show)
         self._services.snapshot = replace(self.snapshot, listeners=tuple(bound))
         self._descriptors.keep(descriptor_limit())
@@ -198,6 +204,11 @@ class Worker:
         self._tasks.start("tick", self._tick())
         self.meters.server_up.cell().value = 1
         self.meters.config_generation.cell().value = self.snapshot.generation
+
+    def _close_lent(self) -> None:
+        for tcp in self._tcp[self._own_tcp :]:
+            tcp.stop_accepting()
+            tcp.abort()
 
     def _begin_tracing(self, stack: contextlib.AsyncExitStack) -> None:
         qlog, folder = self._configuration.server.quic.qlog, self._configuration.qlog_folder
@@ -247,6 +258,27 @@ class Worker:
 
     def _select(self, sni: str | None) -> TlsProfile | None:
         return self.snapshot.sni.select(sni)
+
+    async def lend(self, positions: Mapping[int, Iterable[socket.socket]]) -> None:
+        """Accept for other positions of the crew that nobody serves now, and no longer for those that are not among them.
+
+        By position: a socket for each TCP listener, in its order. What was accepted stays.
+        """
+        for position in [position for position in self._lent if position not in positions]:
+            for tcp in self._lent.pop(position):
+                tcp.stop_accepting()
+        listeners = [tcp.listener for tcp in self._tcp[: self._own_tcp]]
+        for position, sockets in positions.items():
+            if position in self._lent or self.draining:
+                for sock in sockets:
+                    sock.close()
+                continue
+            lent = self._lent[position] = []
+            for listener, sock in zip(listeners, sockets, strict=True):
+                tcp = TcpListener(listener, self._services, self._contexts, self.h2.load(), self._limits)
+                lent.append(tcp)
+                self._tcp.append(tcp)
+                await tcp.start(sock)
 
     def share(self, handovers: Iterable[Handover], siblings: frozenset[int]) -> None:
         """Hand over what is for other workers of the ports, and take what they hand over: one of *handovers* for each UDP listener."""

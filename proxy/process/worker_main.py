@@ -49,6 +49,7 @@ class _Main:
         self._prepared: dict[int, tuple[Configuration, Snapshot]] = {}
         self._unwanted = 0
         self._tasks: Tasks
+        self._lending = asyncio.Lock()
         self._later: list[tuple[Any, ...]] = []
         self._outcomes: list[tuple[str, str, Outcome, bool]] = []
         self._controller: Link | None = None
@@ -121,6 +122,8 @@ class _Main:
         elif op == "strays":
             receiving, *sending = (socket.socket(fileno=descriptor) for descriptor in descriptors)
             self._handovers.append(Handover(receiving, dict(zip(message["slots"], sending, strict=True))))
+        elif op == "lend":
+            self._lend(message["positions"], descriptors)
         elif op == "siblings":
             self._siblings = frozenset(message["slots"])
             if self._worker is not None:
@@ -138,6 +141,17 @@ class _Main:
             if self._worker is not None:
                 self._worker.hurry.set()
             self._ending.set()
+
+    def _lend(self, positions: list[int], descriptors: list[int]) -> None:
+        each = len(descriptors) // len(positions) if positions else 0
+        given = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+        lent = {position: given[at * each : (at + 1) * each] for at, position in enumerate(positions)}
+        self._tasks.start("lend", self._lend_in_turn(lent))
+
+    async def _lend_in_turn(self, lent: dict[int, list[socket.socket]]) -> None:
+        assert self._worker is not None
+        async with self._lending:
+            await self._worker.lend(lent)
 
     # The controller's word
 

@@ -249,3 +249,43 @@ def test_a_port_that_somebody_has_is_not_shared_with_him(start_proxy, make_proxy
     other.write()
     with pytest.raises(AssertionError, match=r"can't listen on 127\.0\.0\.1:\d+ \(TCP\): Address already in use"):
         other.start()
+
+
+@ALL
+def test_a_reload_grows_and_shrinks_the_crew_and_costs_no_request(authority, start_proxy):
+    proxy = start_proxy(server={"workers": 2})
+    serving(proxy, 2)
+    first = workers(proxy)
+
+    def resize(count):
+        proxy.server["workers"] = count
+        proxy.write()
+        proxy.reload(expect="configuration reloaded")
+        serving(proxy, count)
+        proxy.wait_for(lambda: len(workers(proxy)) == count, f"has {count} processes", 40)
+
+    with Load(authority, proxy.port, clients=8) as load:
+        load.more(20)
+        for count in (1, 2, 1, 2):
+            resize(count)
+            load.more(20)
+    assert not load.lost, load.summary()
+    assert workers(proxy)[0] == first[0], "who stays stays"
+    assert proxy.metric("qproxy_worker_deaths_total") == 0
+    proxy.server["workers"] = 64
+    proxy.write()
+    proxy.reload(expect="more workers need a restart")
+
+
+@pytest.mark.speaks("HTTP/2")
+def test_those_who_serve_accept_for_one_that_does_not(authority, team):
+    """The kernel gives its socket new connections all the same."""
+    had = workers(team)
+    os.kill(had[1], signal.SIGSTOP)  # it can't even die by itself
+    try:
+        os.kill(had[1], signal.SIGKILL)
+        for _ in range(20):
+            with clients.httpx_client(authority, timeout=5) as client:
+                assert client.get(team.url("/hello")).status_code == 200
+    finally:
+        serving(team, 2)
