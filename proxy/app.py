@@ -28,6 +28,7 @@ from proxy.message import Address
 from proxy.observe import Log, Metrics
 from proxy.process.controller import Controller
 from proxy.process.notify import READY, STOPPING, WATCHDOG, notify, reloading, watchdog_interval
+from proxy.process.pid_file import PidFile
 from proxy.process.privileges import PrivilegeError, drop, hand_over
 from proxy.process.setup import loop_factory, raise_descriptor_limit, settle_memory, shown, workers_of
 from proxy.process.team import LocalTeam
@@ -56,12 +57,14 @@ def _run(config: Path, *, in_process: bool) -> int:
         return _complain(str(error), EXIT_CONFIGURATION)
     except StateError as error:
         return _complain(f"qproxy: {error}", EXIT_FAILURE)
+    pid_file = _take_pid_file(configuration.state, config)
     if workers_of(configuration) > 1 and not in_process:
+        os.environ.update(pid_file.hand_over())
         options = [f"-W{option}" for option in sys.warnoptions]
         os.execv(sys.executable, [sys.executable, *options, "-m", "proxy.process.supervisor", str(config)])  # noqa: S606
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(App(config, configuration, secret).run())
+            return runner.run(App(config, configuration, secret, pid_file).run())
     except (StartError, ContextError) as error:
         return _complain(f"qproxy: {error}", EXIT_FAILURE)
 
@@ -69,7 +72,8 @@ def _run(config: Path, *, in_process: bool) -> int:
 class App:
     """One running proxy, in one process."""
 
-    def __init__(self, config: Path, configuration: Configuration, secret: bytes) -> None:
+    def __init__(self, config: Path, configuration: Configuration, secret: bytes, pid_file: PidFile) -> None:
+        self._pid_file = pid_file
         self._configuration = configuration
         metrics = Metrics()
         log = configuration.log
@@ -94,6 +98,7 @@ class App:
             loop.add_signal_handler(signal.SIGTERM, self._stop)
             loop.add_signal_handler(signal.SIGINT, self._stop)
             loop.add_signal_handler(signal.SIGHUP, controller.want_reload)
+            self._pid_file.tell(ready=True, admin=worker.snapshot.admin)
             settle_memory()
             self._log.info(
                 "ready",
@@ -155,6 +160,7 @@ class App:
         """The first signal drains; a second one means now."""
         if self._stopping.is_set():
             self._worker.hurry.set()
+        self._pid_file.close()
         self._controller.stop_reloading()
         self._stopping.set()
 
@@ -172,6 +178,14 @@ def _bound(bind: Callable[[Address], socket.socket], address: Address, kind: str
     except OSError as error:
         msg = f"can't listen on {shown(address)} ({kind}): {error.strerror}"
         raise StartError(msg) from None
+
+
+def _take_pid_file(folder: Path, config: Path) -> PidFile:
+    try:
+        return PidFile.take(folder, config)
+    except OSError as error:
+        sys.stderr.write(f"qproxy: {error.strerror}: qproxy reload will not find this one\n")
+        return PidFile()
 
 
 def _complain(text: str, code: int) -> int:

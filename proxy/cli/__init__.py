@@ -11,6 +11,8 @@ import click
 
 COMMANDS = {
     "run": "Serve, as `qproxy -c DIR` does.",
+    "reload": "Have the running proxy read its configuration again.",
+    "upgrade": "Have the running proxy go over to new code.",
     "check": "Check a configuration, and say all that is wrong with it.",
     "doctor": "Say what this machine lacks to serve it, and what mends it.",
     "explain": "Say where a request would go, step by step, and why.",

@@ -156,21 +156,21 @@ class Controller:
 
     async def _reload(self) -> None:
         """The new configuration, or the old one and a word about why. Files are read beside the loop, which serves meanwhile."""
-        self._attempted_at = time.time()
+        began = time.time()
         old = self._team.snapshot
         try:
             configuration = await asyncio.to_thread(load, self._config, os.environ)
             await self._naming.look_ahead(configuration)
             new = await self._team.change(configuration, next(self._generations))
         except ConfigError as error:
-            self._reload_failed([str(problem) for problem in error.problems])
+            self._reload_failed(began, [str(problem) for problem in error.problems])
             return
         except (ContextError, Refused) as error:
-            self._reload_failed([str(error)])
+            self._reload_failed(began, [str(error)])
             return
         except Exception:  # noqa: BLE001  # a fault of ours must not end what serves
             self._log.exception("the reload failed")
-            self._reload_failed(["an internal error; the log has more"])
+            self._reload_failed(began, ["an internal error; the log has more"])
             return
         changes = diff(replace(old, listeners=self._listeners), new) + outside(self._configuration, configuration)
         self._configuration = configuration
@@ -179,11 +179,12 @@ class Controller:
         self._refresher.replace(configuration.certificate_files)
         self._meters.reloads.cell("ok").value += 1
         self._problems = [str(warning) for warning in configuration.warnings]
-        self._loaded_at = self._attempted_at
+        self._loaded_at = self._attempted_at = began
         self._failed = False
         self._log.info("configuration reloaded", generation=new.generation, changes=changes, warnings=self._problems)
 
-    def _reload_failed(self, problems: list[str]) -> None:
+    def _reload_failed(self, began: float, problems: list[str]) -> None:
+        self._attempted_at = began
         self._naming.follow(self._team.snapshot.pools)
         self._meters.reloads.cell("failed").value += 1
         self._failed = True

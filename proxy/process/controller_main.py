@@ -149,7 +149,7 @@ class _Main:
     def _say_ready(self, bound: dict[str, Any], configuration: Configuration, logs: Logs, *, again: bool) -> None:
         assert self._team is not None
         snapshot = self._team.snapshot
-        self._supervisor.send({"op": "ready"})
+        self._supervisor.send({"op": "ready", "admin": snapshot.admin})
         if again:
             logs.events.info("the controller is back", workers=bound["workers"])
             return

@@ -23,6 +23,7 @@ from typing import Any
 from proxy.listen.bind import Buffers, inherited
 from proxy.process.channel import Channel, ChannelClosed
 from proxy.process.notify import READY, STOPPING, WATCHDOG, notify, reloading, watchdog_interval
+from proxy.process.pid_file import PidFile
 from proxy.process.ports import Ports, kept_socket
 from proxy.process.privileges import PrivilegeError, drop
 
@@ -98,6 +99,8 @@ class Supervisor:
 
     def __init__(self, config: str) -> None:
         self._config = config
+        self._pid_file = PidFile.inherited()
+        self._pid_file.tell(supervisor=True)
         self._selector = selectors.DefaultSelector()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_count = 0
@@ -317,6 +320,7 @@ class Supervisor:
         if op == "listen":
             self._listen(crew, message)
         elif op == "ready":
+            self._pid_file.tell(ready=True, admin=message["admin"])
             self._ready(crew)
         elif op == "reloading":
             notify(reloading())
@@ -403,6 +407,7 @@ class Supervisor:
         notify(f"{READY}\nMAINPID={os.getpid()}")
         if old is not None:
             self._say("info", "upgraded", pid=os.getpid())
+            self._pid_file.tell_upgrade("done")
             self._leave(old)
 
     def _leave(self, crew: Crew) -> None:
@@ -446,6 +451,7 @@ class Supervisor:
             self._stopping, self._exit = True, code
         else:
             self._say("error", "the upgrade failed; what serves goes on")
+            self._pid_file.tell_upgrade("failed", "the new processes did not come to serve")
         self._left()
 
     def _kill(self, crew: Crew) -> None:
@@ -459,6 +465,7 @@ class Supervisor:
         if not self._stopping:
             self._stopping = True
             notify(STOPPING)
+            self._pid_file.close()
             for crew in self._crews():
                 self._later(crew.drain + GRACE, lambda crew=crew: self._kill(crew))  # type: ignore[misc]
         for crew in self._crews():
@@ -563,6 +570,7 @@ class Supervisor:
         self._upgrade_wanted = False
         if self._stopping or self._coming is not None or self._current is None or self._trial is not None:
             self._say("warning", "no upgrade now: the proxy is starting, stopping or being upgraded")
+            self._pid_file.tell_upgrade("failed", "not now: the proxy is starting, stopping or being upgraded")
             return
         if self._leaving:
             self._say(
@@ -571,10 +579,12 @@ class Supervisor:
                 workers=sum(len(crew.children()) for crew in self._leaving),
             )
             self._upgrade_wanted = True
+            self._pid_file.tell_upgrade("waiting", "for connections of the one before it")
             return
         command = [sys.executable, *_interpreter_options(), "-m", "proxy", "check", "-c", self._config]
         silent = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)  # what is wrong goes to standard error
         self._trial = os.posix_spawn(sys.executable, command, os.environ, setsid=True, file_actions=[silent])
+        self._pid_file.tell_upgrade("trying")
 
     def _tried(self, code: int) -> None:
         self._trial = None
@@ -584,6 +594,7 @@ class Supervisor:
                 "the upgrade failed: the new code or the configuration does not pass its check; what serves goes on",
                 **_ending(code),
             )
+            self._pid_file.tell_upgrade("failed", "the new code or the configuration does not pass its check")
             return
         if self._stopping or self._current is None:
             return
@@ -604,7 +615,7 @@ class Supervisor:
         os.execve(  # noqa: S606
             sys.executable,
             [sys.executable, *_interpreter_options(), "-m", "proxy.process.supervisor", self._config],
-            {**os.environ, UPGRADE: str(state)},
+            {**os.environ, UPGRADE: str(state), **self._pid_file.hand_over()},
         )
 
     def _known(self, crew: Crew) -> dict[str, Any]:

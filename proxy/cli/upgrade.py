@@ -1,0 +1,51 @@
+"""``qproxy upgrade``: have the running proxy go over to the code that is installed now, and say what came of it."""
+
+import signal
+import time
+from pathlib import Path
+
+import click
+
+from proxy.cli.running import checked, fail, look, pause, send, serving
+
+
+@click.command()
+@click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    required=True,
+    help="The folder with the configuration, or one file of it, as the proxy was started with.",
+)
+@click.option("--timeout", type=click.FloatRange(min=0), default=300.0, show_default=True, metavar="SECONDS", help="To wait.")
+def upgrade(config: Path, timeout: float) -> None:
+    """Have the proxy that runs with this configuration go over to the code that is installed now (SIGUSR2), and say what came of it.
+
+    Exit code 0 when the new processes serve; 2 when the configuration is wrong; 1 when the upgrade failed, and the old processes go on.
+    """
+    until = time.monotonic() + timeout
+    configuration = checked(config)
+    running = serving(configuration, config, until)
+    if not running.supervisor:
+        fail(f"qproxy: process {running.pid} serves alone: only several workers can be upgraded (server.workers); restart it")
+    seen, state, _ = running.upgrade
+    if state == "trying":
+        click.echo("an upgrade is in progress")
+    else:
+        send(running, signal.SIGUSR2)
+    while True:
+        now = look(configuration, config)
+        if now is None:
+            fail("qproxy: the proxy has ended")
+        number, state, words = now.upgrade
+        if number > seen:
+            seen = number
+            if state == "failed":
+                fail(f"the upgrade failed: {words}; what served before goes on, and its log has more")
+            if state == "done":
+                click.echo(f"upgraded: process {running.pid} has new children")
+                return
+            if state == "waiting":
+                click.echo(f"the upgrade waits: {words}")
+        pause(until, "no word of the upgrade")

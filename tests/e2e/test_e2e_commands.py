@@ -1,0 +1,152 @@
+"""``qproxy reload`` and ``qproxy upgrade``: they find the proxy that runs, and say what came of it."""
+
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from harness import clients
+from harness.cli import qproxy
+from harness.load import Load
+from harness.processes import children, serving
+
+HOST = "a.example.com"
+
+
+@pytest.fixture(params=[1, 2], ids=["one process", "two workers"])
+def proxy(request, start_proxy):
+    proxy = start_proxy(server={"workers": request.param})
+    if request.param > 1:
+        serving(proxy, request.param)
+    return proxy
+
+
+def answers_with(authority, proxy, name):
+    with clients.httpx_client(authority) as client:
+        return client.get(proxy.url()).headers.get(name)
+
+
+def test_a_reload_is_in_use_when_the_command_ends(authority, proxy):
+    for generation in (2, 3):
+        proxy.sites[HOST]["headers"] = {"response": {"set": {"X-Generation": str(generation)}}}
+        proxy.write()
+        ran = qproxy("reload", "-c", proxy.config)
+        assert (ran.code, ran.out, ran.err) == (0, f"reloaded: generation {generation}\n", "")
+        for _ in range(4):
+            assert answers_with(authority, proxy, "x-generation") == str(generation)
+
+
+def test_a_wrong_configuration_is_told_and_nobody_is_signalled(authority, proxy):
+    (proxy.config / "broken.yaml").write_text("site: [")
+    ran = qproxy("reload", "-c", proxy.config)
+    assert (ran.code, ran.out) == (2, "")
+    assert f"{proxy.config}/broken.yaml:2:1: " in ran.err
+    assert proxy.metrics().get('qproxy_reloads_total{result="failed"}', 0) == 0
+
+
+def test_what_only_the_proxy_finds_wrong_is_told_by_lines(authority, proxy):
+    """Its environment is its own."""
+    (proxy.config / "more.yaml").write_text("pools: {more: {endpoints: ['http://${WHERE}:1']}}\n")
+    ran = qproxy("reload", "-c", proxy.config, environment={"WHERE": "127.0.0.1"})
+    assert (ran.code, ran.out) == (2, "")
+    lines = ran.err.splitlines()
+    assert lines[0].startswith(f"{proxy.config}/more.yaml:1:")
+    assert "WHERE" in ran.err
+    assert lines[-1] == "the configuration of generation 1 stays in use"
+    assert proxy.metrics()['qproxy_reloads_total{result="failed"}'] == 1
+    assert answers_with(authority, proxy, "x-new") is None
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_without_an_admin_api_the_log_tells(start_proxy, workers):
+    proxy = start_proxy(server={"workers": workers, "admin": "off"})
+    proxy.wait_for(lambda: '"event":"ready"' in proxy.logs(), "is ready")
+    ran = qproxy("reload", "-c", proxy.config)
+    assert ran.code == 0
+    assert ran.out == f"process {proxy.pid} was told to reload; its admin API is off: the log tells what comes of it\n"
+    proxy.wait_for(lambda: '"event":"configuration reloaded"' in proxy.logs(), "reloaded")
+
+
+def test_where_nothing_runs_nobody_is_signalled(proxy):
+    config, pid = proxy.config, proxy.pid
+    proxy.crash()
+    (file,) = Path(proxy.server["state"]).glob("pid-*")
+    assert f'"pid": {pid}' in file.read_text()
+    for command in ("reload", "upgrade"):
+        ran = qproxy(command, "-c", config)
+        assert (ran.code, ran.out) == (1, "")
+        assert ran.err == f"qproxy: no proxy with this configuration runs: nobody holds {file}\n"
+
+
+def test_of_a_proxy_that_drains_nothing_is_wanted(authority, proxy):
+    proxy.server["timeouts"] = {"drain_delay": "20s"}
+    proxy.write()
+    assert qproxy("reload", "-c", proxy.config).code == 0
+    os.kill(proxy.pid, signal.SIGTERM)
+    proxy.wait_for(lambda: qproxy("reload", "-c", proxy.config).err.startswith("qproxy: no proxy"), "gave its file up")
+    os.kill(proxy.pid, signal.SIGTERM)
+    assert proxy.wait() == 0
+
+
+def test_a_second_proxy_on_a_state_folder_has_a_file_of_its_own(make_proxy, proxy):
+    other = make_proxy(server={"state": proxy.server["state"]})
+    other.start()
+    assert len(list(Path(proxy.server["state"]).glob("pid-*"))) == 2
+    assert qproxy("reload", "-c", other.config).code == 0
+    assert other.logs().count("configuration reloaded") == 1
+    assert "configuration reloaded" not in proxy.logs()
+
+
+def test_one_process_is_not_upgraded_and_lives_on(start_proxy):
+    proxy = start_proxy()
+    ran = qproxy("upgrade", "-c", proxy.config)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith(f"qproxy: process {proxy.pid} serves alone: only several workers can be upgraded")
+    assert proxy.health() == 200
+
+
+def test_an_upgrade_is_done_when_the_command_ends(authority, start_proxy):
+    proxy = start_proxy(server={"workers": 2})
+    serving(proxy, 2)
+    before = children(proxy)
+    with Load(authority, proxy.port, versions=["HTTP/1.1"], clients=4) as load:
+        load.more(20)
+        ran = qproxy("upgrade", "-c", proxy.config)
+        load.more(20)
+    assert (ran.code, ran.out, ran.err) == (0, f"upgraded: process {proxy.pid} has new children\n", "")
+    assert not load.lost, load.summary()
+    assert Counter(role for pid, role in children(proxy).items() if pid not in before) == {"worker": 2, "controller": 1}
+    again = qproxy("upgrade", "-c", proxy.config)
+    assert again.code == 0
+    assert qproxy("reload", "-c", proxy.config).out == "reloaded: generation 4\n"
+
+
+def test_an_upgrade_that_fails_is_told(start_proxy):
+    proxy = start_proxy(server={"workers": 2})
+    serving(proxy, 2)
+    before = children(proxy)
+    (proxy.config / "more.yaml").write_text("pools: {more: {endpoints: ['http://${WHERE}:1']}}\n")
+    ran = qproxy("upgrade", "-c", proxy.config, environment={"WHERE": "127.0.0.1"})
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == (
+        "the upgrade failed: the new code or the configuration does not pass its check; what served before goes on, and its log has more\n"
+    )
+    assert children(proxy) == before
+    (proxy.config / "more.yaml").unlink()
+    assert qproxy("upgrade", "-c", proxy.config).code == 0
+
+
+def test_a_reload_in_the_middle_of_an_upgrade_ends_nobody(start_proxy):
+    """The supervisor becomes the new code, which first has to say that it hears signals."""
+    proxy = start_proxy(server={"workers": 2})
+    serving(proxy, 2)
+    proxy.process.send_signal(signal.SIGUSR2)
+    end = time.monotonic() + 30
+    while '"event":"upgraded"' not in proxy.logs():
+        assert proxy.process.poll() is None, proxy.logs()
+        assert time.monotonic() < end, proxy.logs()
+        proxy.process.send_signal(signal.SIGHUP)
+        time.sleep(0.002)
+    assert proxy.health() == 200
