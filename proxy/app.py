@@ -89,11 +89,11 @@ class App:
         worker, controller = self._worker, self._controller
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._logs.close)
-            raise_descriptor_limit(worker.snapshot.limits.connections, self._log)
             bound = self._bind(stack)
             self._drop_privileges()
             await worker.open(stack, bound)
             await controller.start(stack)
+            worker.keep_descriptors(raise_descriptor_limit(worker.snapshot.limits.connections, self._log))
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGTERM, self._stop)
             loop.add_signal_handler(signal.SIGINT, self._stop)

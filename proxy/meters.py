@@ -76,8 +76,8 @@ class ProxyMetrics:
         self.server_up = gauge("server_up", "1 while serving, 0 while draining")
         self.config_generation = gauge("qproxy_config_generation", "Number of the configuration in use, counted from 1 at start")
         self.reloads = counter("qproxy_reloads_total", "Reloads of the configuration, by result (ok, failed)", ("result",))
-        self.load = gauge("qproxy_load", "What a worker has to do, as a share of its limit: lag, memory, exchanges", ("part",))
-        self.load_state = gauge("qproxy_load_state", "1 for the state in which a worker is, else 0: normal, busy, overloaded", ("state",))
+        self.load = gauge("qproxy_load", "What the busiest worker has to do, as a share of its limit: lag, memory, exchanges", ("part",))
+        self.load_state = gauge("qproxy_load_state", "Workers by how loaded they are: normal, busy, overloaded", ("state",))
         self.shed = counter("qproxy_shed_total", "Requests turned away as the worker has too much to do, by class", ("class",))
         # listener side
         self.sni_resolutions = counter("sni_resolutions_total", "TLS handshakes by the configured host that their SNI matched", ("domain",))

@@ -10,10 +10,12 @@ from proxy.control.metrics import Reading, Value
 
 Labels = tuple[str, ...]
 
-LARGEST = frozenset({"server_up", "qproxy_config_generation", "qproxy_quic_retry", "qproxy_dns_answer_age_seconds", "qproxy_dns_names"})
+LARGEST = frozenset(
+    {"server_up", "qproxy_config_generation", "qproxy_load", "qproxy_quic_retry", "qproxy_dns_answer_age_seconds", "qproxy_dns_names"}
+)
 """Gauges of which the largest says it for all; those that are not SMALLEST either are added up."""
 
-SMALLEST = frozenset({"qproxy_output_bound_bytes"})
+SMALLEST = frozenset({"qproxy_accepting", "qproxy_output_bound_bytes"})
 """Gauges of which the smallest says it for all."""
 
 

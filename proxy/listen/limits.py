@@ -91,7 +91,7 @@ class AcceptLimits:
         self._hits = {limit: hits.cell(limit) for limit in LIMITS}
         self._refusing: set[str] = set()
         self._family = hits
-        self.gate = Gate(metrics.gauge("qproxy_accepting", "1 while new connections come in, 0 while they have to wait").cell())
+        self.gate = Gate(metrics.gauge("qproxy_accepting", "1 while new connections come in, 0 while a worker has them wait").cell())
         """Shut while none may come, whatever the limits."""
         self._counts: Counts = OwnCounts() if counts is None else counts
         self._limits = limits

@@ -45,12 +45,14 @@ def cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return allowed
 
 
-def raise_descriptor_limit(connections: int, log: Log) -> None:
-    """Take as many descriptors as the system allows, and say so when they are fewer than so many client connections can need."""
+def raise_descriptor_limit(connections: int, log: Log) -> int:
+    """Take as many descriptors as the system allows, and give their number. Says so when so many client connections can need more."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # macOS allows less than it says
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    have = descriptor_limit()
+    have, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if have == resource.RLIM_INFINITY:
+        have = sys.maxsize
     wanted = 2 * connections + SPARE_DESCRIPTORS  # a client's connection and one to a backend
     if have < wanted:
         log.warning(
@@ -59,12 +61,7 @@ def raise_descriptor_limit(connections: int, log: Log) -> None:
             connections=connections,
             wanted=wanted,
         )
-
-
-def descriptor_limit() -> int:
-    """File descriptors that this process may have."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return limit if limit != resource.RLIM_INFINITY else sys.maxsize
+    return have
 
 
 def settle_memory() -> None:

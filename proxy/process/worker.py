@@ -41,7 +41,7 @@ from proxy.observe import Log, Metrics
 from proxy.policy.access import Networks
 from proxy.process.naming import make_naming
 from proxy.process.pressure import GROUP_SHARE, Pressure, group_memory
-from proxy.process.setup import descriptor_limit
+from proxy.process.setup import workers_of
 from proxy.services import Services
 from proxy.snapshot import Listener, Pool, Snapshot
 from proxy.sni import Certificate, TlsProfile
@@ -143,7 +143,8 @@ class Worker:
         self._limits = AcceptLimits(snapshot.limits, snapshot.trusted_proxies, metrics, place.counts if place is not None else None)
         self._descriptors = Descriptors(self._limits.gate, self.meters, self._log, self._upstreams.close_idle)
         self._services.relieve = lambda: self._descriptors.relieve(time.monotonic())
-        self._pressure = Pressure(self._services, self._limits, int(GROUP_SHARE * group_memory()))
+        workers = workers_of(configuration) if place is not None else 1
+        self._pressure = Pressure(self._services, self._limits, int(GROUP_SHARE * group_memory() / workers))
         self.h2 = choose("h2", configuration.server.engines.h2)
         self.quic = choose("quic", configuration.server.engines.quic)
         self._tracing: Tracing | None = None
@@ -199,7 +200,6 @@ class Worker:
         stack.callback(self._close_lent)
         self._metrics.before_read.append(self._services.output.show)
         self._services.snapshot = replace(self.snapshot, listeners=tuple(bound))
-        self._descriptors.keep(descriptor_limit())
         stack.callback(self._descriptors.close)
         self._tasks.start("tick", self._tick())
         self.meters.server_up.cell().value = 1
@@ -209,6 +209,10 @@ class Worker:
         for tcp in self._tcp[self._own_tcp :]:
             tcp.stop_accepting()
             tcp.abort()
+
+    def keep_descriptors(self, limit: int) -> None:
+        """Hold some in reserve, of the *limit* that the process may have."""
+        self._descriptors.keep(limit)
 
     def _begin_tracing(self, stack: contextlib.AsyncExitStack) -> None:
         qlog, folder = self._configuration.server.quic.qlog, self._configuration.qlog_folder

@@ -90,7 +90,7 @@ class _Main:
             )
             self._watch()
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._ending.set)
-            raise_descriptor_limit(worker.snapshot.limits.connections, logs.events)
+            worker.keep_descriptors(raise_descriptor_limit(worker.snapshot.limits.connections, logs.events))
             settle_memory()
             for message in self._later:
                 self._obey(message)

@@ -144,6 +144,23 @@ async def test_at_the_limit_of_memory_nobody_is_accepted_until_there_is_less(aut
         assert (await client.get("/hello/low", host=A)).status == 200
 
 
+def test_two_workers_at_the_limit_of_memory(start_proxy):
+    proxy = start_proxy(server={"workers": 2}, answers=False)
+    proxy.wait_for(lambda: proxy.metrics().get('qproxy_load_state{state="normal"}') == 2, "told of both")
+    proxy.server["overload"] = {"memory": "16MiB"}
+    proxy.write()
+    proxy.reload()
+    proxy.wait_for(lambda: proxy.metrics()['qproxy_load_state{state="overloaded"}'] == 2, "had too much to do")
+    proxy.wait_for(lambda: proxy.metrics()["qproxy_accepting"] == 0, "stopped accepting")
+    assert proxy.metrics()['qproxy_load{part="memory"}'] > 1
+    assert proxy.health() == 0
+    proxy.server["overload"] = {"memory": "4GiB"}
+    proxy.write()
+    proxy.reload()
+    proxy.wait_for(lambda: proxy.metrics()["qproxy_accepting"] == 1, "accepted again")
+    assert [proxy.health() for _ in range(10)] == [200] * 10
+
+
 @pytest.mark.parametrize(
     ("path", "told"),
     [
