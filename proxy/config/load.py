@@ -18,7 +18,7 @@ from proxy.config.model_server import File, Log, Server
 from proxy.config.model_site import Site
 from proxy.config.problem import ConfigError, Problem
 from proxy.config.references import check_references
-from proxy.config.source import Document, read_document
+from proxy.config.source import Document, noted, read_document
 from proxy.config.translate import validate
 from proxy.snapshot import UpstreamTls
 from proxy.sni import Certificate
@@ -54,6 +54,8 @@ class Configuration:
     qlog_folder: Path | None
     """The folder for traces, where there are to be any."""
     warnings: tuple[Problem, ...]
+    read: Mapping[Path, bytes]
+    """Every file that was read, with its digest."""
 
     @property
     def log(self) -> Log:
@@ -61,13 +63,21 @@ class Configuration:
         return self.server.log
 
 
-@collector_paused()
-def load(directory: Path, environ: Mapping[str, str], *, now: float | None = None, keep: bool = True) -> Configuration:
+def load(
+    directory: Path, environ: Mapping[str, str], *, now: float | None = None, keep: bool = True, read: dict[Path, bytes] | None = None
+) -> Configuration:
     """Read every ``*.yaml`` and ``*.yml`` under *directory* (or the one file that it names), in sorted order.
 
-    *now* in seconds since the epoch judges certificates; *keep* lets self-signed certificates be put into the state folder. Raises
-    ConfigError, and nothing else.
+    *now* in seconds since the epoch judges certificates; *keep* lets self-signed certificates be put into the state folder. *read* gets
+    every file that was read, with its digest (``source.digest``). Raises ConfigError, and nothing else.
     """
+    read = {} if read is None else read
+    with noted(read):
+        return _load(directory, environ, now, read, keep=keep)
+
+
+@collector_paused()
+def _load(directory: Path, environ: Mapping[str, str], now: float | None, read: Mapping[Path, bytes], *, keep: bool) -> Configuration:
     documents: list[Document] = []
     files: list[tuple[Document, File]] = []
     problems: list[Problem] = []
@@ -109,12 +119,32 @@ def load(directory: Path, environ: Mapping[str, str], *, now: float | None = Non
         state=state,
         qlog_folder=_home(files) / server.quic.qlog.folder if server.quic.qlog is not None else None,
         warnings=tuple(sorted({*warnings, *material.warnings})),
+        read=read,
     )
 
 
 def sites_of(model: File) -> list[Site]:
     """All sites of a file."""
     return [*([model.site] if model.site is not None else []), *model.sites]
+
+
+def files_of(directory: Path) -> list[Path]:
+    """The YAML files of a configuration, as ``load`` would read them now; none where that can't be seen."""
+    try:
+        return [file for file, _ in _find(directory)]
+    except ConfigError:
+        return []
+
+
+def configuration_folders(directory: Path) -> list[Path]:
+    """The folders in which a file of it may come or go."""
+    if not directory.is_dir():
+        return [directory.absolute().parent]
+    found = [directory.absolute()]
+    for folder, folders, _ in os.walk(found[0]):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(folder) / name for name in folders]
+    return found
 
 
 def _find(directory: Path) -> list[tuple[Path, str]]:

@@ -332,6 +332,8 @@ class Server(Model):
     """Bounds on what clients may take."""
     overload: Overload = Overload()
     """When a worker has too much to do, and turns requests away."""
+    watch: bool = False
+    """Whether a change of these files, or of one that they name, is a reload by itself. Certificates are watched in any case."""
     trusted_proxies: list[Network] = Field(default_factory=list, max_length=1000)
     """Peers whose Forwarded, X-Forwarded-* and X-Request-Id fields are believed."""
     timeouts: ServerTimeouts = ServerTimeouts()

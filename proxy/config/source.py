@@ -5,10 +5,13 @@ text: what is a number or a switch is for the models to say, so that ``no`` and 
 ``${NAME:-default}`` and ``!file PATH`` are replaced here. Knows nothing of servers and sites.
 """
 
+import contextlib
+import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
@@ -32,6 +35,7 @@ _STANDARD = "tag:yaml.org,2002:"
 _NULLS = frozenset(("", "~", "null", "Null", "NULL"))
 _SCALAR_TAGS = ("!", *(_STANDARD + name for name in ("str", "int", "float", "bool", "null")))
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
+_READ: ContextVar[dict[Path, bytes] | None] = ContextVar("read", default=None)
 _LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
@@ -139,8 +143,30 @@ def read_text(file: Path) -> tuple[str | None, str]:
         return None, f"not UTF-8: byte {data[error.start]:#04x} at offset {error.start}; expected text in UTF-8"
 
 
+def digest(data: bytes | None, reason: str) -> bytes:
+    """Tells contents apart, and a file that can't be read from one that can: of what ``read_bytes`` gave."""
+    return hashlib.sha256(data).digest() if data is not None else b"!" + reason.encode()
+
+
+@contextlib.contextmanager
+def noted(read: dict[Path, bytes]) -> Iterator[None]:
+    """Within it, each file that ``read_bytes`` reads is put into *read*, with its digest."""
+    token = _READ.set(read)
+    try:
+        yield
+    finally:
+        _READ.reset(token)
+
+
 def read_bytes(file: Path) -> tuple[bytes | None, str]:
     """The bytes of a regular file of at most ``MAX_FILE``; or None and why not. A pipe or device is refused, not waited for."""
+    data, reason = _read_bytes(file)
+    if (read := _READ.get()) is not None:
+        read[file.absolute()] = digest(data, reason)
+    return data, reason
+
+
+def _read_bytes(file: Path) -> tuple[bytes | None, str]:
     try:
         descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except (OSError, ValueError) as error:

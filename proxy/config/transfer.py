@@ -7,6 +7,7 @@ made anew there from what they were made of.
 import io
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from proxy.config.load import Configuration
@@ -17,7 +18,7 @@ from proxy.snapshot import UpstreamTls
 def pack(configuration: Configuration) -> bytes:
     """The bytes; some milliseconds for each thousand sites."""
     buffer = io.BytesIO()
-    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(configuration)
+    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(replace(configuration, read={}))
     return buffer.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Tells when certificate files change: also by a rename, by a symbolic link that is turned elsewhere, in a folder that comes later.
+"""Tells when files change: also by a rename, by a symbolic link that is turned elsewhere, in a folder that comes later.
 
 Folders are watched and not files, since a renewal puts a new file in the place of the old one (certbot turns links, Kubernetes turns the
 link ``..data`` in the folder). What a word from the system is worth, the files' stamps and contents say; they are compared once a
@@ -6,8 +6,7 @@ second besides, so that a lost word costs a second. What a change means is for `
 """
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import TypeAlias
@@ -15,7 +14,7 @@ from typing import TypeAlias
 import watchfiles
 from watchfiles._rust_notify import WatchfilesRustInternalError
 
-from proxy.config.source import read_bytes
+from proxy.config.source import digest, read_bytes
 
 DEBOUNCE_MS = 200
 """For how long changes that follow each other are gathered: certificate and key are two files."""
@@ -25,6 +24,50 @@ MAX_LINKS = 40
 """Symbolic links followed on the way to one file: as many as Linux does."""
 
 _Stamp: TypeAlias = tuple[int, ...] | None
+
+
+async def watch_read(folders: Callable[[], Iterable[Path]], files: Callable[[], Iterable[Path]]) -> AsyncIterator[Mapping[Path, bytes]]:
+    """What stands in *files* now, as digests, at first and whenever it may have changed: a word in one of *folders*, or none for a second.
+
+    Both are asked each time, beside the loop. Ends only when it is cancelled or closed. Raises OSError where the system can't watch.
+    """
+    seen: dict[Path, tuple[_Stamp, bytes]] = {}
+    while True:
+        watched = await asyncio.to_thread(lambda: _existing(folders()))
+        words = _words(watched)
+        try:
+            async with aclosing(words):
+                async for _ in words:
+                    seen = await asyncio.to_thread(_look_at, files, seen)
+                    yield {file: content for file, (_, content) in seen.items()}
+                    if await asyncio.to_thread(lambda: _existing(folders())) != watched:
+                        break
+        except FileNotFoundError:
+            await asyncio.sleep(DEBOUNCE_MS / 1000)  # a folder went between the look and the watch
+        except WatchfilesRustInternalError as error:
+            raise OSError(str(error)) from None
+
+
+def _look_at(files: Callable[[], Iterable[Path]], seen: dict[Path, tuple[_Stamp, bytes]]) -> dict[Path, tuple[_Stamp, bytes]]:
+    return _look([file.absolute() for file in files()], seen)
+
+
+def _existing(folders: Iterable[Path]) -> list[Path]:
+    return sorted({folder for folder in folders if folder.is_dir()})
+
+
+def _words(folders: Collection[Path]) -> AsyncGenerator[object]:
+    """One whenever something happens in *folders*, and one each second."""
+    return watchfiles.awatch(
+        *folders,
+        watch_filter=None,
+        debounce=DEBOUNCE_MS,
+        step=DEBOUNCE_MS // 4,
+        rust_timeout=LOOK_MS,
+        yield_on_timeout=True,
+        recursive=False,
+        ignore_permission_denied=True,
+    )
 
 
 async def watch_files(files: Collection[Path]) -> AsyncIterator[frozenset[Path]]:
@@ -39,16 +82,7 @@ async def watch_files(files: Collection[Path]) -> AsyncIterator[frozenset[Path]]
     yield frozenset()
     while True:
         folders = await asyncio.to_thread(folders_of, watched)
-        words = watchfiles.awatch(
-            *folders,
-            watch_filter=None,
-            debounce=DEBOUNCE_MS,
-            step=DEBOUNCE_MS // 4,
-            rust_timeout=LOOK_MS,
-            yield_on_timeout=True,
-            recursive=False,
-            ignore_permission_denied=True,
-        )
+        words = _words(folders)
         try:
             async with aclosing(words):
                 async for _ in words:
@@ -126,5 +160,4 @@ def _stamp(file: Path) -> _Stamp:
 
 
 def _digest(file: Path) -> bytes:
-    data, reason = read_bytes(file)
-    return hashlib.sha256(data).digest() if data is not None else b"!" + reason.encode()
+    return digest(*read_bytes(file))

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -16,7 +16,8 @@ from balancer.pool import Pool as BalancerPool
 from proxy.config.compile import diff
 from proxy.config.compile_pool import service_of
 from proxy.config.diff import outside
-from proxy.config.load import ConfigError, Configuration, load
+from proxy.config.load import ConfigError, Configuration, configuration_folders, files_of, load
+from proxy.config.watch import folders_of, watch_read
 from proxy.control.admin import Admin, ConfigStatus, Found, Views
 from proxy.control.certificates import CertificateRefresher
 from proxy.control.metrics import Exposition
@@ -55,6 +56,9 @@ class Controller:
         naming.discovery.changed.append(lambda _: self._prober.replace(team.snapshot.pools))
         self._refresher = CertificateRefresher(configuration.certificate_files, team.publish_certificates, log, metrics)
         self._loaded_at = self._attempted_at = time.time()
+        self._read = configuration.read
+        self._watched: Mapping[Path, bytes] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._failed = False
         self._problems = [str(warning) for warning in configuration.warnings]
         self._reloading = self._reload_wanted = self._stopping = False
@@ -79,6 +83,7 @@ class Controller:
         await self._prober.start()
         stack.push_async_callback(self._prober.stop)
         self._tasks.start("watch certificates", self._refresher.run())
+        self._watch()
 
     def say_warnings(self) -> None:
         """Those of the configuration, into the log."""
@@ -150,6 +155,7 @@ class Controller:
                 try:
                     await self._reload()
                 finally:
+                    self._watched = None
                     self.reload_ended()
         finally:
             self._reloading = False
@@ -159,7 +165,8 @@ class Controller:
         began = time.time()
         old = self._team.snapshot
         try:
-            configuration = await asyncio.to_thread(load, self._config, os.environ)
+            self._read = read = dict[Path, bytes]()
+            configuration = await asyncio.to_thread(load, self._config, os.environ, read=read)
             await self._naming.look_ahead(configuration)
             new = await self._team.change(configuration, next(self._generations))
         except ConfigError as error:
@@ -181,6 +188,7 @@ class Controller:
         self._problems = [str(warning) for warning in configuration.warnings]
         self._loaded_at = self._attempted_at = began
         self._failed = False
+        self._watch()
         self._log.info("configuration reloaded", generation=new.generation, changes=changes, warnings=self._problems)
 
     def _reload_failed(self, began: float, problems: list[str]) -> None:
@@ -191,6 +199,41 @@ class Controller:
         self._problems = problems
         for problem in problems:
             self._log.error("the new configuration is wrong; the present one stays", problem=problem)
+
+    # Watch
+
+    def _watch(self) -> None:
+        """Begin or end it, as the configuration says."""
+        wanted = self._configuration.server.watch
+        if wanted and (self._watching is None or self._watching.done()):
+            self._watching = self._tasks.start("watch the configuration", self._reload_on_change())
+        elif not wanted and self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
+
+    async def _reload_on_change(self) -> None:
+        """What the last attempt has read is what counts, so a file that is wrong is told of once, and tried again when it has changed."""
+        try:
+            async for now in watch_read(self._watched_folders, self._watched_files):
+                if not self._reloading and now != self._expected():
+                    self.want_reload()
+        except OSError as error:
+            self._log.error("the configuration can't be watched; its changes take a reload", reason=str(error))
+
+    def _watched_files(self) -> list[Path]:
+        return [*(file.absolute() for file in files_of(self._config)), *self._expected()]
+
+    def _watched_folders(self) -> list[Path]:
+        return [*configuration_folders(self._config), *folders_of([self._config, *self._expected()])]
+
+    def _expected(self) -> Mapping[Path, bytes]:
+        """What was read last, without what is watched elsewhere, and what the proxy itself has made."""
+        if self._watched is not None:
+            return self._watched
+        state = self._configuration.state.absolute()
+        known = {file.absolute() for pair in self._configuration.certificate_files for file in (pair.certificate, pair.key)}
+        self._watched = {file: content for file, content in self._read.items() if file not in known and state not in file.parents}
+        return self._watched
 
     def _status(self) -> ConfigStatus:
         return ConfigStatus(

@@ -150,3 +150,39 @@ def test_a_reload_in_the_middle_of_an_upgrade_ends_nobody(start_proxy):
         proxy.process.send_signal(signal.SIGHUP)
         time.sleep(0.002)
     assert proxy.health() == 200
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_change_of_the_files_is_a_reload_by_itself(authority, start_proxy, workers):
+    proxy = start_proxy(server={"workers": workers, "watch": True})
+    if workers > 1:
+        serving(proxy, workers)
+    reloaded, failed = '"event":"configuration reloaded"', '"event":"the new configuration is wrong'
+
+    def wait(word, count):
+        proxy.wait_for(lambda: proxy.logs().count(word) >= count, f"said {word} for the {count}th time")
+        assert proxy.logs().count(word) == count
+
+    named = proxy.config / "word.txt"
+    named.write_text("one")
+    more = proxy.config / "more.yaml"
+    site = (
+        "site: {hosts: [c.example.com], tls: {self_signed: true}, routes: [{respond: {status: 200, headers: {X-Word: !file word.txt}}}]}\n"
+    )
+    more.write_text(site)
+    wait(reloaded, 1)  # a new file
+    named.write_text("two")
+    wait(reloaded, 2)  # one that is named
+    more.write_text(site[:20])
+    wait(failed, 1)  # half written
+    assert proxy.health() == 200
+    more.write_text(site)
+    wait(reloaded, 3)  # whole
+    more.unlink()
+    wait(reloaded, 4)  # gone
+    proxy.server["watch"] = False
+    proxy.write()
+    wait(reloaded, 5)
+    more.write_text(site)
+    assert qproxy("reload", "-c", proxy.config).code == 0
+    assert (proxy.logs().count(reloaded), proxy.logs().count(failed)) == (6, 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from config_folder import NOW, SITE
 
-from proxy.config.load import ConfigError, load
+from proxy.config.load import ConfigError, files_of, load
 from proxy.config.source import read_document
 
 
@@ -188,3 +188,20 @@ def test_the_collector_rests_while_a_configuration_is_read(folder, monkeypatch):
     with pytest.raises(ConfigError):
         folder.load()
     assert (seen, gc.isenabled()) == ([False, False, False], True)
+
+
+def test_every_file_that_was_read_is_told_whether_right_or_wrong(folder):
+    folder.write("one", "word.txt")
+    folder.write(SITE, "site.yaml")
+    folder.write("pools: {p: {endpoints: [!file word.txt, !file none.txt]}}", "pools.yaml")
+    read = {}
+    with pytest.raises(ConfigError):
+        load(folder.root, {}, read=read)
+    assert {file.name for file in read if folder.root in file.parents} == {"site.yaml", "pools.yaml", "word.txt", "none.txt"}
+    assert read[folder.root / "none.txt"].startswith(b"!can't be read")
+    folder.write("two", "word.txt")
+    again = {}
+    with pytest.raises(ConfigError):
+        load(folder.root, {}, read=again)
+    assert {file.name for file in read if read[file] != again[file]} == {"word.txt"}
+    assert {file.name for file in files_of(folder.root)} == {"site.yaml", "pools.yaml"}
