@@ -601,3 +601,68 @@ fn an_end_that_comes_alone_arrives_although_what_was_before_it_is_acknowledged_f
     assert_eq!(parsed(&pair.read(0).unwrap())[1], (kind::DATA, "hello".to_owned()));
     assert!(pair.client.stream_finished(0));
 }
+
+#[test]
+fn keys_are_renewed_again_and_again() {
+    let mut pair = Pair::with(|config| config.set_key_packets(50));
+    for stream in (0..4 * 8).step_by(4) {
+        let before = pair.client.key_updates();
+        pair.write(stream, &request("GET", "/", &[]), true);
+        pair.respond(stream, 200, &vec![b'x'; 100_000]);
+        assert!(pair.read(stream).unwrap().len() > 100_000);
+        let begun = Instant::now();
+        while pair.client.key_updates() == before {
+            assert!(begun.elapsed() < Duration::from_secs(5)); // three probe timeouts after an update there may be another one
+            std::thread::sleep(Duration::from_millis(1)); // quiche has no clock but the system's
+            assert!(pair.server.on_timer(Instant::now()));
+            pair.client.on_timeout();
+            pair.client.send_ack_eliciting().unwrap();
+            pair.server.quic.send_ack_eliciting().unwrap();
+            pair.exchange();
+        }
+    }
+    assert!(pair.server.quic.local_error().is_none() && pair.client.local_error().is_none());
+}
+
+#[test]
+fn both_ends_may_renew_keys_before_they_hear_of_the_other_s() {
+    let mut pair = Pair::with(|config| config.set_key_packets(50));
+    pair.client.send_ack_eliciting().unwrap();
+    pair.exchange();
+    let (mut up, mut down) = (Vec::new(), Vec::new());
+    for _ in 0..60 {
+        let mut packet = [0; 1500];
+        pair.client.send_ack_eliciting().unwrap();
+        let (size, info) = pair.client.send(&mut packet).unwrap();
+        up.push((packet[..size].to_vec(), info));
+        pair.server.quic.send_ack_eliciting().unwrap();
+        let (size, info) = pair.server.send(&mut packet).unwrap();
+        down.push((packet[..size].to_vec(), info));
+    }
+    assert_eq!((pair.client.key_updates(), pair.server.quic.key_updates()), (1, 1));
+    for ((mut up, there), (mut down, here)) in up.into_iter().zip(down) {
+        assert!(pair.server.receive(&mut up, pair.from, there.to));
+        pair.client.recv(&mut down, RecvInfo { from: here.from, to: here.to }).unwrap();
+    }
+    assert_eq!(pair.server.quic.stats().recv, pair.client.stats().sent, "nothing was dropped");
+    pair.write(0, &request("GET", "/", &[]), true);
+    pair.respond(0, 200, b"hello");
+    assert_eq!(parsed(&pair.read(0).unwrap()).len(), 2);
+    assert_eq!((pair.client.key_updates(), pair.server.quic.key_updates()), (1, 1));
+}
+
+#[test]
+fn packets_that_are_not_authentic_are_counted_and_end_the_connection() {
+    let mut pair = Pair::with(|config| config.set_max_forged_packets(20));
+    let mut packet = [0; 1500];
+    let mut forged = 0;
+    while pair.server.quic.local_error().is_none() {
+        forged += 1;
+        pair.client.send_ack_eliciting().unwrap();
+        let (size, info) = pair.client.send(&mut packet).unwrap();
+        packet[size - 1] ^= 1;
+        pair.server.receive(&mut packet[..size], pair.from, info.to);
+    }
+    assert!((15..=20).contains(&forged), "{forged}"); // what pads a datagram of the handshake is not authentic either
+    assert_eq!(pair.server.quic.local_error().map(|error| error.error_code), Some(0xf)); // AEAD_LIMIT_REACHED
+}

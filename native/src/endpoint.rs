@@ -986,6 +986,7 @@ fn configure(settings: &Bound<'_, PyDict>, tls: &Tls, limits: &Limits) -> Result
     config.set_disable_active_migration(!setting::<bool>(settings, "migration")?);
     config.set_active_connection_id_limit(CONNECTION_IDS);
     config.set_cc_algorithm_name(&setting::<String>(settings, "congestion_control")?)?;
+    config.set_key_packets(setting(settings, "key_packets")?);
     config.enable_pacing(true);
     config.enable_hystart(true); // RFC 9406, for cubic and reno
     Ok(config)

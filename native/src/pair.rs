@@ -113,8 +113,8 @@ impl Pair {
         Self::with(|_| ())
     }
 
-    /// The same, with more settings of the server.
-    pub fn with(more: impl FnOnce(&mut quiche::Config)) -> Self {
+    /// The same, with more settings of both.
+    pub fn with(more: impl Fn(&mut quiche::Config)) -> Self {
         let (from, to) = (([127, 0, 0, 1], 4000).into(), ([127, 0, 0, 1], 443).into());
         let mut config = quiche::Config::with_boring_ssl_ctx_builder(quiche::PROTOCOL_VERSION, certificate()).unwrap();
         configure(&mut config, LIMITS.stream_window - LIMITS.stream_ahead());
@@ -122,6 +122,7 @@ impl Pair {
         let server = quiche::accept(&ConnectionId::from_ref(b"serverid"), None, to, from, &mut config).unwrap();
         let mut config = quiche::Config::new(quiche::PROTOCOL_VERSION).unwrap();
         configure(&mut config, 10_000_000);
+        more(&mut config);
         let client = quiche::connect(Some("a.example"), &ConnectionId::from_ref(b"clientid"), from, to, &mut config).unwrap();
         let server = Connection::new(server, from, Duration::from_secs(10), None);
         let mut pair = Self { client, server, app: Recorder::default(), from, scratch: vec![0; 65536] };

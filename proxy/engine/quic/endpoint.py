@@ -408,6 +408,7 @@ class QuicEndpoint(Verbs):
         transport = Transport(configuration, self._identities, self._limits, mint, arrival)
         transport.let_windows_grow(self._settings.max_stream_window, self._settings.max_connection_window)
         transport.may_move = self._settings.migration
+        transport.key_packets = self._settings.key_packets
         connection = _Connection(self._last_handle, transport, (datagram.peer, datagram.local), now + self._settings.handshake_timeout)
         connection.trace = trace
         connection.cids = minted

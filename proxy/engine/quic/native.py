@@ -98,6 +98,7 @@ class NativeEndpoint(qproxy_native.Endpoint):
                 "handshake_timeout": settings.handshake_timeout,
                 "connections": settings.connections,
                 "max_datagram_size": settings.max_datagram_size or 0,
+                "key_packets": settings.key_packets,
                 "migration": settings.migration,
                 "certificate_compression": list(CERTIFICATE_COMPRESSIONS if compression is None else compression),
                 "congestion_control": AUTO_CONGESTION_CONTROL if control == "auto" else control,

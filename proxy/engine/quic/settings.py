@@ -57,6 +57,9 @@ class QuicSettings:
     max_connection_window: int = 0
     """The same for ``EngineLimits.connection_window``."""
 
+    key_packets: int = 1 << 22
+    """Packets that are sent to a client with the same keys: half of what AES-GCM allows (RFC 9001, section 6.6)."""
+
     migration: bool = True
     """Whether clients may change their IP address; their port may change always (RFC 9000, section 9)."""
 
@@ -89,8 +92,8 @@ class QuicSettings:
             msg = f"retry must be one of {', '.join(RETRY)}, not {self.retry}"
             raise ValueError(msg)
         handshakes = (self.handshake_timeout, self.handshakes, self.handshakes_per_network)
-        if min(self.idle_timeout, self.connections, *handshakes) <= 0:
-            msg = "idle_timeout, handshake_timeout, handshakes, handshakes_per_network and connections must be more than 0"
+        if min(self.idle_timeout, self.connections, self.key_packets, *handshakes) <= 0:
+            msg = "idle_timeout, handshake_timeout, handshakes, handshakes_per_network, connections and key_packets must be more than 0"
             raise ValueError(msg)
         if self.slot is not None and not 0 <= self.slot < SLOTS:
             msg = f"slot must be 0 to {SLOTS - 1}, not {self.slot}"

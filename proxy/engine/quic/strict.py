@@ -12,13 +12,14 @@ from aioquic.quic.connection import QuicConnectionError, QuicReceiveContext
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 
 from proxy.engine.quic.sending import SendingConnection
-
-KEY_PACKETS = 1 << 22
-"""Packets that are sent with the same keys: half of what AES-GCM allows (RFC 9001, section 6.6)."""
+from proxy.engine.quic.settings import QuicSettings
 
 
 class StrictConnection(SendingConnection):
     """The library's connection, less forgiving. Not to be made by itself: ``connection.Transport`` is."""
+
+    key_packets = QuicSettings().key_packets
+    """Packets that are sent with the same keys."""
 
     _sealed_since = 0
     """The first packet of ours with the present keys."""
@@ -29,7 +30,7 @@ class StrictConnection(SendingConnection):
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
         """As the base class; with fresh keys where the present ones were used for long, and are known to work."""
         since = self._sealed_since
-        if self._packet_number - since >= KEY_PACKETS and self._spaces[tls.Epoch.ONE_RTT].largest_acked_packet >= since:
+        if self._packet_number - since >= self.key_packets and self._spaces[tls.Epoch.ONE_RTT].largest_acked_packet >= since:
             self.request_key_update()
         return super().datagrams_to_send(now)
 

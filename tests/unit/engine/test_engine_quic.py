@@ -123,6 +123,7 @@ def test_frames_that_fill_more_than_one_packet_all_leave_at_once() -> None:
         {"idle_timeout": 0},
         {"handshakes": 0},
         {"handshakes_per_network": 0},
+        {"key_packets": 0},
     ],
 )
 def test_settings_that_can_t_be_are_refused(wrong: dict) -> None:
@@ -144,23 +145,6 @@ def test_a_peer_that_takes_only_small_datagrams_gets_small_ones(monkeypatch: pyt
         world.connect(client)
     assert world.run(lambda: client.ready)
     assert world.endpoint._by_handle[1].transport._max_datagram_size == 1250
-
-
-def test_keys_are_renewed_before_they_are_worn(monkeypatch) -> None:
-    """RFC 9001, section 6.6. With them every 200 packets, a download has the right bytes, and the client has followed several times."""
-    monkeypatch.setattr("proxy.engine.quic.strict.KEY_PACKETS", 200)
-    world = World()
-    body = bytes(range(256)) * 8000
-    world.serve = lambda handle, event: isinstance(event, RequestHead) and world.endpoint.respond(handle, event.stream, 200, [], body)
-    client = Client()
-    followed: list[str] = []
-    client.quic._log_key_updated = lambda kind, trigger: followed.append(f"{kind} {trigger}")
-    world.connect(client)
-    client.on_ready = client.request
-    assert world.run(lambda: bool(client.answers) and client.answers[0].ended)
-    assert bytes(client.answers[0].body) == body
-    assert followed.count("server_1rtt_secret remote_update") >= 4
-    assert client.closed is None
 
 
 def test_an_idle_connection_keeps_nothing_of_its_handshake() -> None:

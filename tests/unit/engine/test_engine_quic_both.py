@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from aioquic.quic import connection as connection_module
+from aioquic.tls import Epoch
 
 from balancer.affinity import connection_key
 from balancer.quic_lb import Codec, Layout
@@ -720,3 +721,64 @@ def test_rapid_resets_are_cut(engine, stop: bool) -> None:
             break
     assert closed(world) == ["excessive_load"]
     assert len(world.of(RequestHead)) <= 2 * RESET_BURST
+
+
+# Keys
+
+
+def following(world: World, *, updates: bool) -> tuple[Client, list[str]]:
+    """A client that downloads until told otherwise, and the keys that it renews; with *updates* it begins such renewals as well."""
+    body = bytes(range(256)) * 4000
+    world.serve = lambda handle, event: isinstance(event, RequestHead) and world.endpoint.respond(handle, event.stream, 200, [], body)
+    client, told, since = Client(), [], [0]
+
+    def log(kind: str, trigger: str) -> None:
+        told.append(f"{kind} {trigger}")
+        since[0] = client.quic._packet_number
+
+    def update(_: int) -> None:
+        spaces = client.quic._spaces
+        if updates and len(told) < 16:
+            client.quic.send_ping(0)  # what it sends is to be acknowledged
+            if spaces[Epoch.ONE_RTT].largest_acked_packet > since[0]:
+                client.quic.request_key_update()
+
+    def again(stream: int) -> None:
+        assert bytes(client.answers[stream].body) == body
+        client.request()
+
+    client.quic._log_key_updated, client.on_data, client.on_end = log, update, again
+    client.on_ready = client.request
+    world.connect(client)
+    return client, told
+
+
+def test_keys_are_renewed_before_they_are_worn(engine) -> None:
+    """RFC 9001, section 6.6. With them every 200 packets, the client follows several times, in the middle of what it downloads."""
+    world = World(engine=engine, settings=QuicSettings(key_packets=200))
+    client, told = following(world, updates=False)
+    assert world.run(lambda: told.count("server_1rtt_secret remote_update") >= 4, seconds=20), told
+    assert client.closed is None
+    assert not closed(world)
+
+
+def test_both_ends_renew_keys_at_once(engine) -> None:
+    world = World(engine=engine, settings=QuicSettings(key_packets=60))
+    client, told = following(world, updates=True)
+
+    def renewed(by: str) -> bool:
+        return told.count(f"server_1rtt_secret {by}_update") >= 2
+
+    assert world.run(lambda: renewed("local") and renewed("remote"), seconds=20), told
+    assert client.closed is None
+    assert not closed(world)
+
+
+def test_keys_are_not_renewed_where_the_client_acknowledges_nothing_of_them(engine) -> None:
+    """RFC 9001, section 6.1."""
+    world = World(engine=engine, settings=QuicSettings(key_packets=1))
+    client, told = following(world, updates=False)
+    assert world.run(lambda: bool(client.answers) and client.answers[0].ended, seconds=20), told
+    remote = told.count("server_1rtt_secret remote_update")
+    assert 1 <= remote < client.quic._spaces[Epoch.ONE_RTT].expected_packet_number // 2
+    assert not closed(world)
