@@ -62,6 +62,7 @@ class Settings(TypedDict):
     connections: int
     max_datagram_size: int
     """Above 1200, the path is probed for datagrams up to this size (RFC 8899); 0: as far as the link goes."""
+    key_packets: int
     migration: bool
     """Clients may change their IP address."""
     certificate_compression: list[str]
