@@ -774,8 +774,8 @@ def test_both_ends_renew_keys_at_once(engine) -> None:
     assert not closed(world)
 
 
-def test_keys_are_not_renewed_where_the_client_acknowledges_nothing_of_them(engine) -> None:
-    """RFC 9001, section 6.1."""
+def test_keys_are_renewed_no_sooner_than_the_client_has_acknowledged_the_present_ones(engine) -> None:
+    """RFC 9001, section 6.1: however few packets they are to be used for."""
     world = World(engine=engine, settings=QuicSettings(key_packets=1))
     client, told = following(world, updates=False)
     assert world.run(lambda: bool(client.answers) and client.answers[0].ended, seconds=20), told
