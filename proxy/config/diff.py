@@ -18,6 +18,9 @@ ThingT = TypeVar("ThingT")
 LIVE = "connection_ids"
 """What of ``quic`` takes effect at once."""
 
+NEEDS_RESTART = ("listeners", "admin", "state", "workers", "pin_workers", "user", "log", "engines", "quic", "dns")
+"""Keys of ``server`` of which a change, of anything in them but ``LIVE``, takes effect with a restart only; the reference page says so."""
+
 RESTART = "takes effect with a restart only"
 
 

@@ -7,7 +7,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from proxy.config.model_server import File
+from proxy.config.diff import LIVE, NEEDS_RESTART
+from proxy.config.model_server import File, Quic, Server
 from proxy.config.units import shown_default
 
 HEAD = """# Configuration reference
@@ -80,19 +81,35 @@ def models() -> list[type[BaseModel]]:
 def markdown() -> str:
     """The reference page."""
     parts = [HEAD]
+    restart = needing_restart()
     for model in models():
         title = "A file" if model is File else model.__name__
         parts.append(f"\n## {title}\n\n{_text(model.__doc__)}\n\n| key | value | default | |\n|---|---|---|---|\n")
-        parts += [_row(field.alias or name, field) for name, field in model.model_fields.items()]
+        parts += [_row(field.alias or name, field, restart=(model, name) in restart) for name, field in model.model_fields.items()]
     return "".join(parts)
 
 
-def _row(name: str, field: FieldInfo) -> str:
+def needing_restart() -> set[tuple[type[BaseModel], str]]:
+    """Models and their keys of which a change takes effect with a restart only."""
+    found: set[tuple[type[BaseModel], str]] = {(Server, name) for name in NEEDS_RESTART}
+    wanted = [model for name in NEEDS_RESTART for model in _models_in(Server.model_fields[name].annotation)]
+    for model in wanted:
+        for name, field in model.model_fields.items():
+            if (model, name) != (Quic, LIVE):
+                found.add((model, name))
+                wanted.extend(_models_in(field.annotation))
+    return found
+
+
+def _row(name: str, field: FieldInfo, *, restart: bool) -> str:
     default = "required" if field.is_required() else ""
+    text = _text(field.description)
+    if restart and "needs a restart" not in text:
+        text += " A change needs a restart."
     shown = shown_default(field)
     if shown not in (None, {}, [], ""):
         default = f"`{_plain(shown)}`"
-    return f"| `{name}` | {_kind(field)} | {default} | {_text(field.description)} |\n"
+    return f"| `{name}` | {_kind(field)} | {default} | {text} |\n"
 
 
 def _plain(value: object) -> str:

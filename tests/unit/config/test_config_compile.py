@@ -8,8 +8,9 @@ from config_folder import SITE, Folder
 
 from balancer.pool import Outcome
 from proxy.config.compile import compile_snapshot, diff, with_port
-from proxy.config.diff import outside
+from proxy.config.diff import NEEDS_RESTART, RESTART, outside
 from proxy.config.material import self_signed
+from proxy.config.model_server import Server
 from proxy.observe import Metrics
 from proxy.policy.answer import Redirect, Respond
 from proxy.policy.key import KeySource
@@ -480,3 +481,34 @@ def test_the_difference_in_words(snapshot, name):
     old = snapshot(text)
     new = snapshot(change(text), old)
     assert diff(old, new) == expected
+
+
+SERVER_CHANGES = {
+    "workers": "3",
+    "pin_workers": "true",
+    "user": "nobody",
+    "listeners": "[{address: '127.0.0.1:9443'}]",
+    "admin": "off",
+    "state": "elsewhere",
+    "tls": "{unknown_sni: refuse}",
+    "limits": "{connections: 7}",
+    "overload": "{exchanges: 7}",
+    "watch": "true",
+    "trusted_proxies": "[10.0.0.0/8]",
+    "timeouts": "{idle: 7s}",
+    "health": "{path: /other}",
+    "dns": "{timeout: 7s}",
+    "log": "{level: debug}",
+    "engines": "{h2: h2}",
+    "quic": "{resumption: off}",
+}
+
+
+@pytest.mark.parametrize("key", Server.model_fields)
+def test_what_needs_a_restart_is_listed_and_nothing_else(folder, snapshot, key):
+    """A new key of ``server`` has to have its change here."""
+    old, before = snapshot(SITE), folder.load()
+    text = SITE + f"server: {{{key}: {SERVER_CHANGES[key]}}}\n"
+    new = snapshot(text, old)
+    lines = diff(old, new) + outside(before, folder.load())
+    assert any(line.endswith(RESTART) for line in lines) == (key in NEEDS_RESTART), lines
