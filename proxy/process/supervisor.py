@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -134,14 +135,21 @@ class Supervisor:
             now = time.monotonic()
             due = min((when for when, _, _ in self._timers), default=now + 60)
             for key, _ in self._selector.select(max(0.0, due - now)):
-                key.data()
+                self._act(key.data)
             now = time.monotonic()
             ready = [timer for timer in self._timers if timer[0] <= now]
             self._timers = [timer for timer in self._timers if timer[0] > now]
             for _, _, act in sorted(ready, key=lambda timer: timer[:2]):
-                act()
+                self._act(act)
         self._ports.close()
         return self._code
+
+    def _act(self, act: Callable[[], None]) -> None:
+        """A fault of ours is told, and is not the end of all that serves."""
+        try:
+            act()
+        except Exception:  # noqa: BLE001
+            self._say("error", "the supervisor failed", exception=traceback.format_exc())
 
     def _later(self, seconds: float, act: Callable[[], None]) -> None:
         self._timer_count += 1
@@ -194,6 +202,8 @@ class Supervisor:
         return child
 
     def _hear(self, child: Child) -> None:
+        if child.channel.fileno() < 0:
+            return  # it was found dead in this very turn
         if child.channel.pending:
             child.channel.flush()
         try:
@@ -612,11 +622,18 @@ class Supervisor:
             for number in set(self._wakeup[0].recv(4096)):  # came just before, and were not looked at
                 os.kill(os.getpid(), number)
         signal.set_wakeup_fd(-1)
-        os.execve(  # noqa: S606
-            sys.executable,
-            [sys.executable, *_interpreter_options(), "-m", "proxy.process.supervisor", self._config],
-            {**os.environ, UPGRADE: str(state), **self._pid_file.hand_over()},
-        )
+        try:
+            os.execve(  # noqa: S606
+                sys.executable,
+                [sys.executable, *_interpreter_options(), "-m", "proxy.process.supervisor", self._config],
+                {**os.environ, UPGRADE: str(state), **self._pid_file.hand_over()},
+            )
+        except OSError as error:
+            os.close(state)
+            signal.set_wakeup_fd(self._wakeup[1].fileno(), warn_on_full_buffer=False)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            self._say("error", "the upgrade failed: the new code can't be begun; what serves goes on", reason=error.strerror)
+            self._pid_file.tell_upgrade("failed", f"the new code can't be begun: {error.strerror}")
 
     def _known(self, crew: Crew) -> dict[str, Any]:
         """What the next life of this process needs."""
@@ -645,7 +662,8 @@ class Supervisor:
         crew = Crew(known["bank"])
         self._form, self._positions = known["form"], known["positions"]
         self._ports.take_over(known["ports"])
-        crew.size, crew.drain, crew.listeners, crew.keep = known["size"], known["drain"], known["listeners"], known["keep"]
+        crew.drain, crew.listeners, crew.keep = known["drain"], known["listeners"], known["keep"]
+        crew.size = crew.wanted = known["size"]
         if known["controller"] is not None:
             role, pid, descriptor = known["controller"]
             crew.controller = self._adopt(role, pid, kept_socket(descriptor))
@@ -658,6 +676,12 @@ class Supervisor:
             os.set_inheritable(descriptor, False)
         self._current = crew
         self._reap()
+        # Those who were waiting to be started again are not forgotten, whatever becomes of the upgrade.
+        if crew.controller is None:
+            self._later(BACKOFF, lambda: self._restart_controller(crew, 0))
+        for position in range(crew.size):
+            if position not in crew.workers:
+                self._later(BACKOFF, lambda position=position: self._restart_worker(crew, position, 0))  # type: ignore[misc]
 
     # What it says
 

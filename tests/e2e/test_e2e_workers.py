@@ -220,6 +220,28 @@ def test_an_upgrade_that_can_not_start_leaves_all_as_it_was(authority, team):
 
 
 @ALL
+def test_an_upgrade_whose_workers_do_not_come_up_leaves_all_as_it_was(authority, team):
+    """The code and the configuration are fine, and the new workers fail all the same."""
+    before = children(team)
+    blocked = team.folder / "traces"
+    blocked.write_text("no folder")
+    team.server["quic"] = {"qlog": {"folder": str(blocked), "share": 0.1}}
+    team.write()
+    with Load(authority, team.port, clients=4) as load:
+        load.more(20)
+        team.process.send_signal(signal.SIGUSR2)
+        team.wait_for(lambda: '"event":"the upgrade failed; what serves goes on"' in team.logs(), "said that it failed", 30)
+        load.more(20)
+        assert children(team) == before
+    assert not load.lost, load.summary()
+    kill(workers(team)[0])  # and they are still cared for
+    team.wait_for(lambda: len(workers(team)) == 2 and team.metric("qproxy_workers") == 2, "has two workers again", 20)
+    blocked.unlink()
+    team.process.send_signal(signal.SIGUSR2)
+    team.wait_for(lambda: '"event":"upgraded"' in team.logs(), "was upgraded", 30)
+
+
+@ALL
 def test_the_end_is_a_drain_of_all_and_leaves_nothing(authority, team):
     had = children(team)
     with Load(authority, team.port, clients=4, reconnect=False) as load:
