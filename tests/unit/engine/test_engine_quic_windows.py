@@ -12,6 +12,8 @@ pytestmark = pytest.mark.parametrize("engine", engines.parameters())
 KIB = 1024
 LIMITS = EngineLimits(stream_window=64 * KIB, connection_window=128 * KIB)
 SIZE = 4 * KIB * KIB
+TRIES = 5
+"""Uploads: quiche looks at the machine's clock, and on a busy one a client is too slow for more, as it should be."""
 FRAMING = KIB
 """Heads and the beginnings of frames take of the windows as well."""
 
@@ -46,9 +48,15 @@ def upload(engine, settings: QuicSettings, *, consume: bool = True) -> tuple[int
 
 
 def test_they_grow_to_their_bound_and_no_further(engine) -> None:
-    stream, connection, _ = upload(engine, QuicSettings(max_stream_window=256 * KIB, max_connection_window=384 * KIB))
-    assert 180 * KIB < stream <= 256 * KIB + FRAMING
-    assert 180 * KIB < connection <= 384 * KIB + FRAMING
+    grown = False
+    for _ in range(TRIES):
+        stream, connection, _ = upload(engine, QuicSettings(max_stream_window=256 * KIB, max_connection_window=384 * KIB))
+        assert stream <= 256 * KIB + FRAMING
+        assert connection <= 384 * KIB + FRAMING
+        grown = stream > 180 * KIB and connection > 180 * KIB
+        if grown:
+            break
+    assert grown
 
 
 def test_without_a_larger_bound_they_stay(engine) -> None:
