@@ -30,11 +30,20 @@ from proxy.process.controller import Controller
 from proxy.process.notify import READY, STOPPING, WATCHDOG, notify, reloading, watchdog_interval
 from proxy.process.pid_file import PidFile
 from proxy.process.privileges import PrivilegeError, drop, hand_over
-from proxy.process.setup import loop_factory, raise_descriptor_limit, settle_memory, shown, workers_of
+from proxy.process.setup import (
+    EXIT_CONFIGURATION,
+    EXIT_FAILURE,
+    EXIT_OK,
+    complain,
+    loop_factory,
+    raise_descriptor_limit,
+    settle_memory,
+    shown,
+    workers_of,
+)
+from proxy.process.supervisor import supervisor_command
 from proxy.process.team import LocalTeam
 from proxy.process.worker import Shared, Sockets, StartError, Worker, udp_buffers
-
-EXIT_OK, EXIT_FAILURE, EXIT_CONFIGURATION = 0, 1, 2
 
 TCP_PROTOCOLS = frozenset({"http/1.1", "h2"})
 
@@ -54,19 +63,18 @@ def _run(config: Path, *, in_process: bool) -> int:
         configuration = load(config, os.environ)
         secret = load_secret(configuration.state)
     except ConfigError as error:
-        return _complain(str(error), EXIT_CONFIGURATION)
+        return complain(str(error), EXIT_CONFIGURATION)
     except StateError as error:
-        return _complain(f"qproxy: {error}", EXIT_FAILURE)
+        return complain(f"qproxy: {error}", EXIT_FAILURE)
     pid_file = _take_pid_file(configuration.state, config)
     if workers_of(configuration) > 1 and not in_process:
         os.environ.update(pid_file.hand_over())
-        options = [f"-W{option}" for option in sys.warnoptions]
-        os.execv(sys.executable, [sys.executable, *options, "-m", "proxy.process.supervisor", str(config)])  # noqa: S606
+        os.execv(sys.executable, supervisor_command(str(config)))  # noqa: S606
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(App(config, configuration, secret, pid_file).run())
     except (StartError, ContextError) as error:
-        return _complain(f"qproxy: {error}", EXIT_FAILURE)
+        return complain(f"qproxy: {error}", EXIT_FAILURE)
 
 
 class App:
@@ -186,8 +194,3 @@ def _take_pid_file(folder: Path, config: Path) -> PidFile:
     except OSError as error:
         sys.stderr.write(f"qproxy: {error.strerror}: qproxy reload will not find this one\n")
         return PidFile()
-
-
-def _complain(text: str, code: int) -> int:
-    sys.stderr.write(text + "\n")
-    return code

@@ -8,18 +8,11 @@ from typing import Any
 
 import click
 
-from proxy.cli.running import EXIT_CONFIGURATION, ask, checked, fail, look, pause, send, serving
+from proxy.cli.running import EXIT_CONFIGURATION, ask, checked, config_option, fail, look, pause, send, serving
 
 
 @click.command()
-@click.option(
-    "-c",
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    required=True,
-    help="The folder with the configuration, or one file of it, as the proxy was started with.",
-)
+@config_option
 @click.option("--timeout", type=click.FloatRange(min=0), default=90.0, show_default=True, metavar="SECONDS", help="To wait.")
 def reload(config: Path, timeout: float) -> None:
     """Have the proxy that runs with this configuration read it again (SIGHUP), and say what came of it.

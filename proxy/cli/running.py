@@ -16,6 +16,16 @@ from proxy.process.pid_file import Running, find, path_of
 
 EXIT_OK, EXIT_FAILURE, EXIT_CONFIGURATION = 0, 1, 2
 
+config_option = click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    required=True,
+    help="The folder with the configuration, or one file of it, as the proxy was started with.",
+)
+"""Which proxy is meant."""
+
 ADMIN_SECONDS = 5.0
 """How long the admin API may take for an answer."""
 

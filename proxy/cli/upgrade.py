@@ -6,18 +6,11 @@ from pathlib import Path
 
 import click
 
-from proxy.cli.running import checked, fail, look, pause, send, serving
+from proxy.cli.running import checked, config_option, fail, look, pause, send, serving
 
 
 @click.command()
-@click.option(
-    "-c",
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    required=True,
-    help="The folder with the configuration, or one file of it, as the proxy was started with.",
-)
+@config_option
 @click.option("--timeout", type=click.FloatRange(min=0), default=300.0, show_default=True, metavar="SECONDS", help="To wait.")
 def upgrade(config: Path, timeout: float) -> None:
     """Have the proxy that runs with this configuration go over to the code that is installed now (SIGUSR2), and say what came of it.

@@ -28,11 +28,9 @@ from proxy.process.link import Link
 from proxy.process.naming import make_naming
 from proxy.process.privileges import PrivilegeError, drop, hand_over
 from proxy.process.remote import Kept, RemoteTeam
-from proxy.process.setup import cpus, loop_factory, settle_memory, shown, workers_of
+from proxy.process.setup import EXIT_CONFIGURATION, EXIT_FAILURE, EXIT_OK, complain, cpus, loop_factory, settle_memory, shown, workers_of
 from proxy.process.worker import Shared, StartError, routable, udp_buffers
 from proxy.tasks import Tasks
-
-EXIT_OK, EXIT_FAILURE, EXIT_CONFIGURATION = 0, 1, 2
 
 KEEP_EVERY = 5.0
 """Seconds after which counts that a successor would need are handed to the supervisor, where they have changed."""
@@ -59,9 +57,9 @@ class _Main:
         try:
             configuration, shared = self._configuration(kept, fresh=bool(begin["upgrade"]) or not kept)
         except ConfigError as error:
-            return _complain(str(error), EXIT_CONFIGURATION)
+            return complain(str(error), EXIT_CONFIGURATION)
         except StateError as error:
-            return _complain(f"qproxy: {error}", EXIT_FAILURE)
+            return complain(f"qproxy: {error}", EXIT_FAILURE)
         metrics = Metrics()
         log = configuration.log
         logs = Logs(LogSettings(form=log.format, level=log.level, access=False), metrics)
@@ -75,7 +73,7 @@ class _Main:
             try:
                 team = RemoteTeam(configuration, shared, metrics, logs.events, naming.discovery.services)
             except ContextError as error:
-                return _complain(f"qproxy: {error}", EXIT_FAILURE)
+                return complain(f"qproxy: {error}", EXIT_FAILURE)
             self._steer(configuration)
             self._supervisor.send(_listen_message(configuration, team))
             bound = await self._unless_ending(self._bound)
@@ -86,7 +84,7 @@ class _Main:
                     hand_over(configuration.state, configuration.server.user)
                     drop(configuration.server.user)
                 except PrivilegeError as error:
-                    return _complain(f"qproxy: {error}", EXIT_FAILURE)
+                    return complain(f"qproxy: {error}", EXIT_FAILURE)
             controller = self._controller = Controller(self._config, configuration, team, metrics, logs.events, naming)
             controller.reload_begins = lambda: self._supervisor.send({"op": "reloading"})
             controller.reload_ended = self._reload_ended
@@ -105,7 +103,7 @@ class _Main:
                 try:
                     await controller.start(stack, wait_for_admin=bool(kept))
                 except StartError as error:
-                    return _complain(f"qproxy: {error}", EXIT_FAILURE)
+                    return complain(f"qproxy: {error}", EXIT_FAILURE)
                 settle_memory()
                 again = bool(kept) and not begin["upgrade"]
                 self._say_ready(bound, configuration, logs, again=again)
@@ -260,11 +258,6 @@ def _whole(descriptor: int) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         file.seek(0)
         return file.read()
-
-
-def _complain(text: str, code: int) -> int:
-    sys.stderr.write(text + "\n")
-    return code
 
 
 def main() -> None:

@@ -113,11 +113,6 @@ class RemoteTeam:
         """See ``team.Team``."""
         return self._snapshot
 
-    @property
-    def members(self) -> Collection[Member]:
-        """The workers that live."""
-        return self._members.values()
-
     # Workers come and go
 
     def add(self, slot: int, pid: int, sock: socket.socket, *, leaving: bool = False) -> None:

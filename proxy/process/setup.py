@@ -13,6 +13,8 @@ from proxy.config.load import Configuration
 from proxy.message import Address
 from proxy.observe import Log
 
+EXIT_OK, EXIT_FAILURE, EXIT_CONFIGURATION = 0, 1, 2
+
 SPARE_DESCRIPTORS = 128
 """For listeners, logs, probes, watches and the admin API."""
 
@@ -77,3 +79,9 @@ def shown(address: Address | None) -> str:
         return "off"
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def complain(text: str, code: int) -> int:
+    """Say on standard error what is wrong, before there is a log; gives *code* back."""
+    sys.stderr.write(text + "\n")
+    return code

@@ -45,8 +45,6 @@ GRACE = 15.0
 UPGRADE = "QPROXY_SUPERVISOR_STATE"
 """Environment: the descriptor of what the supervisor knew before the upgrade."""
 
-_LEVELS = ("debug", "info", "warning", "error")
-
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
 """What the supervisor hears."""
 
@@ -85,7 +83,6 @@ class Crew:
         self.listeners: list[dict[str, Any]] = []
         self.keep: dict[str, int] = {}
         """Descriptors of what a controller wants its successor to know."""
-        self.given_up_at = time.monotonic() + START_LIMIT
         self.drain = 60.0
         """Seconds that its end may take."""
 
@@ -187,7 +184,7 @@ class Supervisor:
         try:
             pid = os.posix_spawn(
                 sys.executable,
-                [sys.executable, *_interpreter_options(), "-m", module, str(theirs.fileno()), self._config],
+                python(module, str(theirs.fileno()), self._config),
                 os.environ,
                 setsid=True,  # Ctrl-C is for us, and we decide the order of the end
                 setsigdef=_SIGNALS,
@@ -276,8 +273,6 @@ class Supervisor:
             self._later(wait, lambda: self._restart_controller(crew, quickly))
             return
         position = next(at for at, worker in crew.workers.items() if worker is child)
-        if crew.controller is not None and crew.controller.alive:
-            crew.controller.tell("gone", slot=self._slot(crew, position))
         self._steer()
         self._later(wait, lambda: self._restart_worker(crew, position, quickly))
 
@@ -345,8 +340,6 @@ class Supervisor:
             self._lend()
         elif op == "resize":
             self._resize(crew, int(message["workers"]))
-        elif op == "upgrade":
-            self._upgrade()
         return ()
 
     def _listen(self, crew: Crew, message: dict[str, Any]) -> None:
@@ -372,7 +365,7 @@ class Supervisor:
                 crew.size = crew.wanted = self._ports.bank_size
             if unused := self._ports.unused():
                 self._say("warning", "sockets from systemd that no listener names", sockets=unused)
-        controller.tell("bound", ports=self._ports.numbers(crew.listeners), workers=crew.size, first_slot=crew.bank * self._ports.bank_size)
+        controller.tell("bound", ports=self._ports.numbers(crew.listeners), workers=crew.size)
         if not crew.workers:
             for position in range(crew.size):
                 self._start_worker(crew, position)
@@ -591,7 +584,7 @@ class Supervisor:
             self._upgrade_wanted = True
             self._pid_file.tell_upgrade("waiting", "for connections of the one before it")
             return
-        command = [sys.executable, *_interpreter_options(), "-m", "proxy", "check", "-c", self._config]
+        command = python("proxy", "check", "-c", self._config)
         silent = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)  # what is wrong goes to standard error
         self._trial = os.posix_spawn(sys.executable, command, os.environ, setsid=True, file_actions=[silent])
         self._pid_file.tell_upgrade("trying")
@@ -625,7 +618,7 @@ class Supervisor:
         try:
             os.execve(  # noqa: S606
                 sys.executable,
-                [sys.executable, *_interpreter_options(), "-m", "proxy.process.supervisor", self._config],
+                supervisor_command(self._config),
                 {**os.environ, UPGRADE: str(state), **self._pid_file.hand_over()},
             )
         except OSError as error:
@@ -703,9 +696,14 @@ class Supervisor:
             os.write(2, line.encode() + b"\n")
 
 
-def _interpreter_options() -> list[str]:
-    """As this interpreter was given them: ``-W``, ``-X`` and the like."""
-    return [f"-W{option}" for option in sys.warnoptions]
+def supervisor_command(config: str) -> list[str]:
+    """What makes a process the supervisor of the proxy with that configuration."""
+    return python("proxy.process.supervisor", config)
+
+
+def python(module: str, *arguments: str) -> list[str]:
+    """The command that runs *module* by this interpreter, with the warnings that it was told to show."""
+    return [sys.executable, *(f"-W{option}" for option in sys.warnoptions), "-m", module, *arguments]
 
 
 def _ending(code: int) -> dict[str, object]:

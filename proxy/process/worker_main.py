@@ -24,12 +24,10 @@ from proxy.listen.shared_counts import SharedCounts
 from proxy.listen.tls import ContextError
 from proxy.observe import Metrics
 from proxy.process.link import Link
-from proxy.process.setup import loop_factory, raise_descriptor_limit, settle_memory
+from proxy.process.setup import EXIT_FAILURE, EXIT_OK, complain, loop_factory, raise_descriptor_limit, settle_memory
 from proxy.process.worker import Place, Shared, Sockets, StartError, Worker
 from proxy.snapshot import Snapshot
 from proxy.tasks import Tasks
-
-EXIT_OK, EXIT_FAILURE = 0, 1
 
 TELL_EVERY = 1.0
 """Seconds between numbers that nobody asked for: what a worker that is killed has not told is lost."""
@@ -83,8 +81,7 @@ class _Main:
                 await worker.open(stack, sockets)
                 worker.share(self._handovers, self._siblings)
             except (StartError, ContextError) as error:
-                sys.stderr.write(f"qproxy: {error}\n")
-                return EXIT_FAILURE
+                return complain(f"qproxy: {error}", EXIT_FAILURE)
             self._metrics.before_read.append(
                 worker.meters.show_inflight(lambda: [pool.balancer for pool in worker.snapshot.pools.values()])
             )

@@ -82,7 +82,7 @@ class Downloads(threading.Thread):
                 while not stream.done.done():
                     due = self._size * (time.monotonic() - began) / self._seconds
                     await (client.pause if stream.answer.size > due else client.resume)(number)
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.05)  # the pace of the download: its reader is slow on purpose
                 await client.answer(number)
             except ConnectionError as lost:
                 error = repr(lost)

@@ -65,7 +65,7 @@ def gone(pid: int, limit: float = 20.0) -> None:
     end = time.monotonic() + limit
     while Path(f"/proc/{pid}").exists():
         assert time.monotonic() < end, f"process {pid} is still there"
-        time.sleep(0.02)
+        time.sleep(0.02)  # no child of ours: its end gives no event; bounded by *limit*
 
 
 def serving(proxy: Proxy, count: int) -> None:
