@@ -22,6 +22,7 @@ class Backend:
         "last_healthy",
         "proven",
         "reason",
+        "since",
         "state",
         "streak",
         "trial",
@@ -50,6 +51,8 @@ class Backend:
         """Live failures in a row."""
         self.last_healthy = -inf
         """When it was last known to be healthy: set as it goes down, for the order of ``panic``."""
+        self.since = -inf
+        """When it came up, or came to a pool that was in use: where the pool has a slow start, it takes its share by and by."""
         self.reason = ""
         """Why it is in its state, for people: empty while it is up."""
         self.backoff = 0.0

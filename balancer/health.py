@@ -208,6 +208,8 @@ class Health:
         """Bring what hangs on the state in line with it."""
         backend.available = backend.condition.usable
         backend.trial = False
+        if backend.available:
+            backend.since = now
         if backend.condition is Condition.DOWN and not self._probed:
             backend.backoff = BACKOFF_MIN
             backend.trial_at = now + BACKOFF_MIN

@@ -7,6 +7,7 @@ the new one.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from math import inf
 
 from balancer.backend import Backend
@@ -49,11 +50,16 @@ class PoolSettings:
     """Live failures in a row that take a backend down; 0: off."""
     probed: bool = False
     """Probes bring a backend that is down up again. Without them a trial request does, after a back-off."""
+    slow_start: float = 0.0
+    """Seconds in which a backend that came up comes by its whole share, for those who ``choose``; 0: at once."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for settings that can't work."""
         if self.rise < 1 or self.fall < 1 or self.passive_fall < 0:
             msg = "rise and fall are at least 1, passive_fall at least 0"
+            raise ValueError(msg)
+        if not 0 <= self.slow_start < inf:
+            msg = "a slow start lasts 0 seconds or more"
             raise ValueError(msg)
         if not (0 <= self.retry_budget_ratio < inf and 0 <= self.retry_budget_min < inf):
             msg = "the retry budget's ratio and minimum are at least 0"
@@ -109,6 +115,23 @@ class Pool:
         if self._plain and pinned is None:
             return self._policies[0].walk(key)
         return self._walk(key, now, pinned)
+
+    def choose(self, key: bytes, now: float) -> Backend | None:
+        """The backend for what is new and has this key, as ``slow_start`` allows; None when all are down.
+
+        While a backend warms up, a part of its keys that grows with time goes to it, and the others to those behind it, which are up for
+        longer. Where all warm up, it is the first candidate all the same.
+        """
+        walk = self.candidates(key, now)
+        first = next(walk, None)
+        if first is None or not self.settings.slow_start or self._warm(first, key, now):
+            return first
+        return next((backend for backend in walk if self._warm(backend, key, now)), first)
+
+    def _warm(self, backend: Backend, key: bytes, now: float) -> bool:
+        """Whether it takes this key already."""
+        share = (now - backend.since) / self.settings.slow_start
+        return share >= 1 or int.from_bytes(blake2b(key, digest_size=4, key=self._secret, person=b"qproxy-warm").digest()) < share * 2**32
 
     def stays(self, pinned: Backend) -> bool:
         """Whether a pinned backend is in this pool and up: then it is the first candidate, and the walk need not be begun for it."""
@@ -174,6 +197,9 @@ class Pool:
         if self.budget.same_terms(previous.budget):
             self.budget = previous.budget
         backends = tuple(known.get(backend.identity, backend) for backend in self.backends)
+        for backend in backends:
+            if backend.identity not in known:
+                backend.since = now
         for backend, member in zip(backends, self._members, strict=True):
             backend.weight = member.weight
             backend.backup = member.backup
