@@ -1,4 +1,7 @@
-"""``qproxy check``: is this configuration right, and what does it say? Nothing is bound, written or sent."""
+"""``qproxy check``: whether a configuration is right, what it says, and what it would change of the proxy that runs.
+
+Nothing is bound or written, and nobody hears of it but that proxy's admin API, which is asked.
+"""
 
 import os
 import sys
@@ -7,16 +10,21 @@ from pathlib import Path
 
 import click
 
+from proxy.cli.running import ask
 from proxy.config.collector import collector_paused
 from proxy.config.compile import compile_snapshot
 from proxy.config.load import ConfigError, Configuration, load
 from proxy.config.material import self_signed
 from proxy.engine.choice import choose
 from proxy.observe import Metrics
+from proxy.process.pid_file import ASKS_RUNNING, find
 from proxy.snapshot import Pool, Site, Snapshot
 from proxy.sni import TlsProfile
 
 EXIT_CONFIGURATION = 2
+
+COMPARISON_SECONDS = 60.0
+"""That the proxy that runs may take to read its files: ten thousand sites take some."""
 
 
 @click.command()
@@ -28,9 +36,18 @@ EXIT_CONFIGURATION = 2
     required=True,
     help="The folder with the configuration, or one file of it.",
 )
+@click.option(
+    "--running/--no-running",
+    default=True,
+    envvar=ASKS_RUNNING,
+    help="Ask the proxy that runs with this configuration, if one does, what a reload would change and what needs a restart.",
+)
 @collector_paused()
-def check(config: Path) -> None:
-    """Check a configuration: everything that is wrong with it, or what it says in a few lines."""
+def check(config: Path, *, running: bool) -> None:
+    """Check a configuration: everything that is wrong with it, or what it says in a few lines.
+
+    Exit code 0 when it is right, 2 when it is not; what the proxy that runs thinks of it changes neither.
+    """
     try:
         configuration = load(config, os.environ, keep=False)
     except ConfigError as error:
@@ -51,6 +68,40 @@ def check(config: Path) -> None:
         default_certificate=self_signed(("localhost",)),
     )
     click.echo("\n".join(summary(configuration, snapshot)))
+    if running:
+        lines, warnings = of_running(configuration, config)
+        for text in warnings:
+            click.echo(f"warning: {text}", err=True)
+        if lines:
+            click.echo("\n".join(lines))
+
+
+def of_running(configuration: Configuration, config: Path) -> tuple[list[str], list[str]]:
+    """What the proxy that runs with it would do with it, and warnings; neither where none runs.
+
+    It reads the files for itself: its environment is its own.
+    """
+    try:
+        running = find(configuration.state, config)
+    except OSError as error:
+        return [], [f"whether a proxy runs with it can't be seen: {error.filename or configuration.state}: {error.strerror}"]
+    if running is None or not running.ready:
+        return [], []
+    who = f"the proxy that runs (process {running.pid})" if running.pid else "the proxy that runs, in another PID namespace,"
+    if not running.pid or running.admin is None:
+        why = "has no admin API" if running.pid else "can't be asked"
+        return [], [f"{who} {why}: what a reload changes of it is not known"]
+    told = ask(running.admin, path="/config/changes", patience=COMPARISON_SECONDS)
+    if told is None:
+        return [], [f"{who} does not say what a reload changes: its admin API does not answer, or is of an older version"]
+    if told["problems"]:
+        return [], [f"{who} would refuse it: {problem}" for problem in told["problems"]]
+    lines = []
+    if told["reload"]:
+        lines += [f"{who} takes with a reload:", *(f"  {line}" for line in told["reload"])]
+    if told["restart"]:
+        lines += [f"{who} takes with a restart only:", *(f"  {line}" for line in told["restart"])]
+    return lines or [f"{who} has this configuration"], []
 
 
 def summary(configuration: Configuration, snapshot: Snapshot) -> list[str]:

@@ -70,13 +70,16 @@ def send(running: Running, number: signal.Signals) -> None:
         fail(f"qproxy: process {running.pid} can't be sent {number.name}: {error.strerror}")
 
 
-def ask(admin: Sequence[Any], until: float = 0.0) -> dict[str, Any] | None:
-    """What its admin API says at /config; None where it does not answer, not even by *until* (``time.monotonic``)."""
+def ask(admin: Sequence[Any], until: float = 0.0, path: str = "/config", patience: float = ADMIN_SECONDS) -> dict[str, Any] | None:
+    """What its admin API says at *path*; None where it does not answer, not even by *until* (``time.monotonic``).
+
+    Each question has *patience* seconds for its answer.
+    """
     host, port = admin
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     while True:
         try:
-            told = httpx.get(f"http://{authority}/config", timeout=ADMIN_SECONDS, trust_env=False).raise_for_status().json()
+            told = httpx.get(f"http://{authority}{path}", timeout=patience, trust_env=False).raise_for_status().json()
             if isinstance(told, dict):
                 return told
         except (httpx.HTTPError, ValueError):

@@ -10,7 +10,6 @@ from proxy.config import model_pool, model_server, model_site
 from proxy.config.collector import collector_paused
 from proxy.config.compile_pool import Services, compile_pool
 from proxy.config.compile_site import Defaults, SiteMeters, compile_site
-from proxy.config.diff import diff
 from proxy.config.load import Configuration
 from proxy.engine.seam import EngineLimits
 from proxy.observe import Metrics
@@ -20,7 +19,7 @@ from proxy.snapshot import Host, Limits, Listener, Overload, Pool, ServerTimeout
 from proxy.sni import Certificate, SniTable, TlsProfile, in_order
 from proxy.upstream.names import Service
 
-__all__ = ["adopt", "compile_snapshot", "diff", "with_port"]
+__all__ = ["adopt", "compile_snapshot", "with_port"]
 
 ALT_SVC_SECONDS = 86400
 """How long a client may remember that there is HTTP/3 (RFC 7838, section 3.1)."""

@@ -1,13 +1,16 @@
-"""What a reload changed, in lines for the log: complete enough to see that it did what was meant, and short."""
+"""What a reload changes, in lines for the log: complete enough to see that it did what was meant, and short.
+
+And what it does not: a few keys of ``server`` stay as they were at the start, until a restart.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from proxy.config.load import Configuration
-from proxy.config.model_server import ConnectionIds
+from proxy.config.model_server import ConnectionIds, Listener, Server
 from proxy.policy.answer import Redirect, Respond
 from proxy.policy.headers import HeaderEdit
 from proxy.snapshot import Forward, Pool, Route, Site, Snapshot
@@ -18,16 +21,37 @@ ThingT = TypeVar("ThingT")
 LIVE = "connection_ids"
 """What of ``quic`` takes effect at once."""
 
-NEEDS_RESTART = ("listeners", "admin", "state", "workers", "pin_workers", "user", "log", "engines", "quic", "dns")
+NEEDS_RESTART = ("listeners", "admin", "state", "pin_workers", "user", "log", "engines", "quic", "dns")
 """Keys of ``server`` of which a change, of anything in them but ``LIVE``, takes effect with a restart only; the reference page says so."""
 
 RESTART = "takes effect with a restart only"
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Of a configuration against the one in use, one line each."""
+
+    reload: list[str]
+    """What a reload takes."""
+    restart: list[str]
+    """What takes a restart."""
+
+    def lines(self) -> list[str]:
+        """All of them, for the log."""
+        return [*(f"{line}: {RESTART}" for line in self.restart), *self.reload]
+
+
+def in_use(old: Configuration, new: Configuration, workers: int) -> Configuration:
+    """What serves once *new* was loaded where *old* was in use: *new*, with *workers*, and as before in what needs a restart."""
+    server = {name: getattr(old.server, name) for name in NEEDS_RESTART}
+    server["quic"] = old.server.quic.model_copy(update={LIVE: getattr(new.server.quic, LIVE)})
+    server["workers"] = workers
+    return replace(new, server=new.server.model_copy(update=server), state=old.state, qlog_folder=old.qlog_folder)
+
+
 def diff(old: Snapshot, new: Snapshot) -> list[str]:
-    """The changes from *old* to *new*, one line each; nothing when both say the same."""
+    """What a reload from *old* to *new* changes; nothing when both say the same."""
     return [
-        *_restart_changes(old, new),
         *_changed("limits", old.limits, new.limits),
         *_changed("timeouts", old.timeouts, new.timeouts),
         *(["overload changed"] if old.overload != new.overload else []),
@@ -41,18 +65,41 @@ def diff(old: Snapshot, new: Snapshot) -> list[str]:
 
 
 def outside(old: Configuration, new: Configuration) -> list[str]:
-    """What changed of the configuration besides the Snapshot: only connection IDs take effect before a restart."""
-    lines = [f"state folder changed: {RESTART}"] if old.state != new.state else []
-    lines += _connection_ids_change(old.server.quic.connection_ids, new.server.quic.connection_ids)
-    for name in ("workers", "pin_workers", "user"):
-        before, after = getattr(old.server, name), getattr(new.server, name)
-        if before != after:
-            lines.append(f"{name}: {before} -> {after}: {RESTART}")
-    for section in ("log", "engines", "quic", "dns"):
-        before, after = getattr(old.server, section), getattr(new.server, section)
-        pairs = [(name, getattr(before, name), getattr(after, name)) for name in type(after).model_fields]
-        lines += [f"{section}.{name}{_from_to(one, other)}: {RESTART}" for name, one, other in pairs if one != other and name != LIVE]
+    """What a reload changes besides the Snapshot, but for the number of workers, which depends on how the proxy was started."""
+    lines = _connection_ids_change(old.server.quic.connection_ids, new.server.quic.connection_ids)
+    if old.server.watch != new.server.watch:
+        lines.append(f"watch {'on' if new.server.watch else 'off'}")
     return lines
+
+
+def needing_restart(old: Configuration, new: Configuration) -> list[str]:
+    """What of *new* would take a restart, where *old* is in use."""
+    before, after = old.server, new.server
+    listeners, others = _listeners(before), _listeners(after)
+    lines = [f"listener {name} added" for name in others if name not in listeners]
+    lines += [f"listener {name} removed" for name in listeners if name not in others]
+    lines += [f"listener {name} changed" for name in others if name in listeners and others[name] != listeners[name]]
+    lines += ["admin address changed"] if before.admin != after.admin else []
+    lines += ["state folder changed"] if old.state != new.state else []
+    for name in NEEDS_RESTART:
+        one, other = getattr(before, name), getattr(after, name)
+        if name in {"listeners", "admin", "state"} or one == other:
+            continue
+        if not isinstance(other, BaseModel):
+            lines.append(f"{name}: {one} -> {other}")
+            continue
+        pairs = [(key, getattr(one, key), getattr(other, key)) for key in type(other).model_fields]
+        lines += [f"{name}.{key}{_from_to(*values)}" for key, *values in pairs if values[0] != values[1] and (name, key) != ("quic", LIVE)]
+    return lines
+
+
+def _listeners(server: Server) -> dict[str, list[Listener]]:
+    """By address: one may have TCP there, and another UDP."""
+    found: dict[str, list[Listener]] = {}
+    for listener in server.listeners:
+        host, port = listener.address
+        found.setdefault(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", []).append(listener)
+    return found
 
 
 def _connection_ids_change(old: ConnectionIds | None, new: ConnectionIds | None) -> list[str]:
@@ -67,17 +114,6 @@ def _connection_ids_change(old: ConnectionIds | None, new: ConnectionIds | None)
 def _from_to(one: object, other: object) -> str:
     """Of a whole mapping, only that it changed: a key may be in it."""
     return " changed" if isinstance(one, BaseModel) or isinstance(other, BaseModel) else f": {one} -> {other}"
-
-
-def _restart_changes(old: Snapshot, new: Snapshot) -> list[str]:
-    before = {listener.name: listener for listener in old.listeners}
-    after = {listener.name: listener for listener in new.listeners}
-    lines = [f"listener {name} added: {RESTART}" for name in after if name not in before]
-    lines += [f"listener {name} removed: {RESTART}" for name in before if name not in after]
-    lines += [f"listener {name} changed: {RESTART}" for name in after if name in before and after[name] != before[name]]
-    if old.admin != new.admin:
-        lines.append(f"admin address changed: {RESTART}")
-    return lines
 
 
 def _named(kind: str, old: Mapping[str, ThingT], new: Mapping[str, ThingT], change: Callable[[ThingT, ThingT], str]) -> Iterable[str]:

@@ -312,7 +312,8 @@ class Server(Model):
 
     workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = 1
     """Processes that serve, each with all listeners: ``auto`` is one for each core that the proxy may use. From two on, a supervisor starts
-    them, and again where one dies; with one, everything is in one process. A change needs a restart."""
+    them, and again where one dies; with one, everything is in one process. A reload changes it up to the number of cores, or what it was
+    at the start if that was more; more than that, and several where there was one process, needs a restart."""
     pin_workers: bool = False
     """Whether each worker stays on a core of its own, as far as there are some. A change needs a restart."""
     user: Name | None = None

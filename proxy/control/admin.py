@@ -14,6 +14,8 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from proxy.config.diff import Changes
+from proxy.config.load import ConfigError
 from proxy.control.metrics import Exposition, Reading
 from proxy.message import Address
 from proxy.meters import BackendState, PoolState
@@ -68,6 +70,8 @@ class Views:
     services: Callable[[str], dict[str, str]]
     """Pool to the endpoints that stand for SRV records, and how old the answers are."""
     config: Callable[[], ConfigStatus]
+    changes: Callable[[], Awaitable[Changes]]
+    """What the files say now, against what is in use. Raises ConfigError."""
 
 
 class Admin:
@@ -85,7 +89,14 @@ class Admin:
     async def start(self) -> None:
         """Bind and serve; OSError when the address can't be had."""
         app = web.Application(middlewares=[self._guard], client_max_size=1024)
-        for path, page in (("/metrics", self._metrics), ("/health", self._health), ("/pools", self._pools), ("/config", self._config)):
+        pages = {
+            "/metrics": self._metrics,
+            "/health": self._health,
+            "/pools": self._pools,
+            "/config": self._config,
+            "/config/changes": self._changes,
+        }
+        for path, page in pages.items():
             app.router.add_get(path, page)
         runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=IDLE_SECONDS, shutdown_timeout=2.0)
         await runner.setup()
@@ -122,7 +133,7 @@ class Admin:
         try:
             return await handler(request)
         except web.HTTPNotFound:
-            return _error(404, "there are /metrics, /health, /pools and /config")
+            return _error(404, "there are /metrics, /health, /pools, /config and /config/changes")
         except web.HTTPMethodNotAllowed as refusal:
             return _error(405, "the admin API can only be read", {"Allow": ", ".join(sorted(refusal.allowed_methods))})
         except web.HTTPException as refusal:
@@ -193,6 +204,13 @@ class Admin:
                 "last_reload": {"result": status.last_result, "at": _time(status.last_attempt_at), "problems": list(status.problems)},
             }
         )
+
+    async def _changes(self, _request: web.Request) -> web.Response:
+        try:
+            changes = await self._views.changes()
+        except ConfigError as error:
+            return _json({"reload": [], "restart": [], "problems": [str(problem) for problem in error.problems]})
+        return _json({"reload": changes.reload, "restart": changes.restart, "problems": []})
 
 
 class _Refusal(asyncio.Protocol):

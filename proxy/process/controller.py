@@ -8,14 +8,12 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 from balancer.pool import Pool as BalancerPool
-from proxy.config.compile import diff
 from proxy.config.compile_pool import service_of
-from proxy.config.diff import outside
+from proxy.config.diff import Changes, diff, in_use, needing_restart, outside
 from proxy.config.load import ConfigError, Configuration, configuration_folders, files_of, load
 from proxy.config.watch import folders_of, watch_read
 from proxy.control.admin import Admin, ConfigStatus, Found, Views
@@ -26,10 +24,10 @@ from proxy.listen.tls import ContextError
 from proxy.meters import ProxyMetrics
 from proxy.observe import Log, Metrics
 from proxy.process.naming import Naming
-from proxy.process.setup import shown
+from proxy.process.setup import shown, workers_of
 from proxy.process.team import Refused, Team
 from proxy.process.worker import StartError
-from proxy.snapshot import Listener
+from proxy.snapshot import Snapshot
 from proxy.tasks import Tasks
 
 ADMIN_TRIES, ADMIN_PAUSE = 100, 0.1
@@ -50,7 +48,6 @@ class Controller:
         self._meters = ProxyMetrics(metrics)
         self._tasks = Tasks(log)
         self._generations = count(team.snapshot.generation + 1)
-        self._listeners: tuple[Listener, ...] = team.snapshot.listeners
         self._naming = naming
         self._prober = Prober(team.snapshot.pools, log, metrics, naming.resolver, clock=time.monotonic)
         naming.discovery.changed.append(lambda _: self._prober.replace(team.snapshot.pools))
@@ -62,6 +59,7 @@ class Controller:
         self._failed = False
         self._problems = [str(warning) for warning in configuration.warnings]
         self._reloading = self._reload_wanted = self._stopping = False
+        self._comparing = asyncio.Lock()
         self.reload_begins: Callable[[], None] = _nothing
         """Told as a reload begins."""
         self.reload_ended: Callable[[], None] = _nothing
@@ -114,6 +112,7 @@ class Controller:
             addresses=self._found,
             services=self._services,
             config=self._status,
+            changes=self.compare,
         )
         admin = Admin(address, views, self._log)
         try:
@@ -168,7 +167,8 @@ class Controller:
             self._read = read = dict[Path, bytes]()
             configuration = await asyncio.to_thread(load, self._config, os.environ, read=read)
             await self._naming.look_ahead(configuration)
-            new = await self._team.change(configuration, next(self._generations))
+            usable = in_use(self._configuration, configuration, self._workers(configuration))
+            new = await self._team.change(usable, next(self._generations))
         except ConfigError as error:
             self._reload_failed(began, [str(problem) for problem in error.problems])
             return
@@ -179,8 +179,8 @@ class Controller:
             self._log.exception("the reload failed")
             self._reload_failed(began, ["an internal error; the log has more"])
             return
-        changes = diff(replace(old, listeners=self._listeners), new) + outside(self._configuration, configuration)
-        self._configuration = configuration
+        changes = self._changes(old, configuration, new).lines()
+        self._configuration = usable
         self._naming.follow(self._team.snapshot.pools)
         self._prober.replace(self._team.snapshot.pools)
         self._refresher.replace(configuration.certificate_files)
@@ -190,6 +190,28 @@ class Controller:
         self._failed = False
         self._watch()
         self._log.info("configuration reloaded", generation=new.generation, changes=changes, warnings=self._problems)
+
+    def _workers(self, configuration: Configuration) -> int:
+        """So many there are after a reload of *configuration*."""
+        most = self._team.most_workers
+        return min(workers_of(configuration), most) if most else workers_of(self._configuration)
+
+    def _changes(self, old: Snapshot, configuration: Configuration, new: Snapshot) -> Changes:
+        """Of *configuration*, which says *new*, where the one in use says *old*."""
+        changes = Changes(diff(old, new) + outside(self._configuration, configuration), needing_restart(self._configuration, configuration))
+        before, wanted, after = workers_of(self._configuration), workers_of(configuration), self._workers(configuration)
+        if after != before:
+            changes.reload.append(f"workers: {before} -> {after}")
+        if wanted != after:
+            changes.restart.append(f"workers: {after} -> {wanted}")
+        return changes
+
+    async def compare(self) -> Changes:
+        """What the files say now, against the configuration in use. Changes nothing, there or here. Raises ConfigError."""
+        async with self._comparing:
+            configuration = await asyncio.to_thread(load, self._config, os.environ, keep=False)
+            new = await asyncio.to_thread(self._team.compiled, configuration)
+        return self._changes(self._team.snapshot, configuration, new)
 
     def _reload_failed(self, began: float, problems: list[str]) -> None:
         self._attempted_at = began

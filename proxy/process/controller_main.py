@@ -85,11 +85,11 @@ class _Main:
                     drop(configuration.server.user)
                 except PrivilegeError as error:
                     return complain(f"qproxy: {error}", EXIT_FAILURE)
-            controller = self._controller = Controller(self._config, configuration, team, metrics, logs.events, naming)
+            self._team = team
+            team.bound(bound["ports"], bound["workers"], bound["most"])
+            controller = self._controller = Controller(self._config, team.configuration, team, metrics, logs.events, naming)
             controller.reload_begins = lambda: self._supervisor.send({"op": "reloading"})
             controller.reload_ended = self._reload_ended
-            self._team = team
-            team.bound(bound["ports"])
             self._workers = bound["workers"]
             team.counts_changed = self._keep_counts
             team.about_to_serve = self._steer

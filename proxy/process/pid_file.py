@@ -20,6 +20,9 @@ from typing import Any, Literal
 PID_FILE = "QPROXY_PID_FILE"
 """Environment: the descriptor of the file, for the program that takes this process over."""
 
+ASKS_RUNNING = "QPROXY_CHECK_RUNNING"
+"""Environment: ``0`` has ``qproxy check`` ask no proxy that runs."""
+
 MAX_BYTES = 65_536
 """Read of such a file."""
 

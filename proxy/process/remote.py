@@ -22,6 +22,7 @@ from balancer.health import Status
 from balancer.pool import Outcome
 from proxy.config.compile import adopt, compile_snapshot, with_port
 from proxy.config.compile_pool import Services
+from proxy.config.diff import in_use
 from proxy.config.load import Configuration
 from proxy.config.transfer import pack
 from proxy.control.certificates import with_certificates
@@ -84,7 +85,6 @@ class RemoteTeam:
         self._numbers = itertools.count(1)
         self._ended = Counted()
         self._contexts = TlsContexts()
-        self._listeners = configuration.server.listeners
         self._certificates: dict[str, Collection[Certificate]] = {}
         self._news: dict[tuple[str, str], None] = {}
         self._telling = False
@@ -100,6 +100,8 @@ class RemoteTeam:
         """Told when a worker has ended: what it counted is only here now."""
         self.draining = False
         """Whether all is coming to its end."""
+        self.most_workers = 0
+        """See ``team.Team``; known once the supervisor has told it."""
         self.configuration = configuration
         """The one in use."""
         self._snapshot = self._compile(configuration, None, shared.generation)
@@ -137,8 +139,15 @@ class RemoteTeam:
         ]
         member.link.send(("status", statuses))
 
-    def bound(self, ports: list[list[int]]) -> None:
-        """The ports that listeners were given, for TCP and UDP."""
+    def compiled(self, configuration: Configuration) -> Snapshot:
+        """See ``team.Team``."""
+        return self._compile(configuration, None, 0)
+
+    def bound(self, ports: list[list[int]], workers: int, most_workers: int) -> None:
+        """The ports that listeners were given, for TCP and UDP; how many workers there are to be, and how many there is room for."""
+        self.most_workers = most_workers
+        self.configuration = in_use(self.configuration, self.configuration, workers)
+        self._packed = pack(self.configuration)
         listeners = [with_port(listener, tcp or udp) for listener, (tcp, udp) in zip(self._snapshot.listeners, ports, strict=True)]
         self._snapshot = replace(self._snapshot, listeners=tuple(listeners))
 
@@ -221,9 +230,7 @@ class RemoteTeam:
         """See ``team.Team``."""
         configured = self._compile(configuration, self._snapshot, generation)
         self._contexts.build(configured)
-        # Sockets are as they were bound: other listeners take a restart.
-        served = replace(configuration, server=configuration.server.model_copy(update={"listeners": self._listeners}))
-        packed = pack(served)
+        packed = pack(configuration)
         members = [member for member in self._members.values() if not member.leaving]
         asked = [self._ask(member, "prepare", generation, packed) for member in members]
         if asked:

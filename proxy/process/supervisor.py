@@ -24,7 +24,7 @@ from typing import Any
 from proxy.listen.bind import Buffers, inherited
 from proxy.process.channel import Channel, ChannelClosed
 from proxy.process.notify import READY, STOPPING, WATCHDOG, notify, reloading, watchdog_interval
-from proxy.process.pid_file import PidFile
+from proxy.process.pid_file import ASKS_RUNNING, PidFile
 from proxy.process.ports import Ports, kept_socket
 from proxy.process.privileges import PrivilegeError, drop
 
@@ -365,7 +365,7 @@ class Supervisor:
                 crew.size = crew.wanted = self._ports.bank_size
             if unused := self._ports.unused():
                 self._say("warning", "sockets from systemd that no listener names", sockets=unused)
-        controller.tell("bound", ports=self._ports.numbers(crew.listeners), workers=crew.size)
+        controller.tell("bound", ports=self._ports.numbers(crew.listeners), workers=crew.size, most=self._ports.bank_size)
         if not crew.workers:
             for position in range(crew.size):
                 self._start_worker(crew, position)
@@ -485,10 +485,7 @@ class Supervisor:
     # How many workers
 
     def _resize(self, crew: Crew, workers: int) -> None:
-        most = self._ports.bank_size
-        if workers > most:
-            self._say("warning", "more workers need a restart", workers=workers, most=most)
-        crew.wanted = min(workers, most)
+        crew.wanted = min(workers, self._ports.bank_size)
         self._fit(crew)
 
     def _fit(self, crew: Crew) -> None:
@@ -584,9 +581,9 @@ class Supervisor:
             self._upgrade_wanted = True
             self._pid_file.tell_upgrade("waiting", "for connections of the one before it")
             return
-        command = python("proxy", "check", "-c", self._config)
+        command = python("proxy", "check", "-c", self._config)  # the new code's, or older code's that is gone back to
         silent = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)  # what is wrong goes to standard error
-        self._trial = os.posix_spawn(sys.executable, command, os.environ, setsid=True, file_actions=[silent])
+        self._trial = os.posix_spawn(sys.executable, command, {**os.environ, ASKS_RUNNING: "0"}, setsid=True, file_actions=[silent])
         self._pid_file.tell_upgrade("trying")
 
     def _tried(self, code: int) -> None:

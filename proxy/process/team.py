@@ -29,6 +29,13 @@ class Team(Protocol):
     def draining(self) -> bool:
         """Whether all is coming to its end."""
 
+    @property
+    def most_workers(self) -> int:
+        """So many a reload can make of them; 0 where there is always the one."""
+
+    def compiled(self, configuration: Configuration) -> Snapshot:
+        """What *configuration* says, to compare with: it is never served. May be called from another thread."""
+
     async def change(self, configuration: Configuration, generation: int) -> Snapshot:
         """Have all workers serve *configuration*; gives its snapshot, as configured. Raises ContextError or Refused: then none does."""
 
@@ -55,6 +62,15 @@ class LocalTeam:
     def draining(self) -> bool:
         """From the first signal on."""
         return self._worker.draining
+
+    @property
+    def most_workers(self) -> int:
+        """The one that is here."""
+        return 0
+
+    def compiled(self, configuration: Configuration) -> Snapshot:
+        """By the worker's own means."""
+        return self._worker.compiled(configuration)
 
     async def change(self, configuration: Configuration, generation: int) -> Snapshot:
         """At once."""

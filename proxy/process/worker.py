@@ -316,6 +316,10 @@ class Worker:
 
     # Configuration
 
+    def compiled(self, configuration: Configuration) -> Snapshot:
+        """What *configuration* says, to compare with: it shares nothing with what serves, and is never served."""
+        return self._compile(configuration, None, 0, Metrics())
+
     def prepare(self, configuration: Configuration, generation: int) -> Snapshot:
         """Everything that *configuration* needs before it can serve; nothing sees it yet. Raises ContextError."""
         snapshot = self._compile(configuration, self.snapshot, generation)
@@ -355,10 +359,12 @@ class Worker:
             self._services.snapshot = snapshot
         return changed
 
-    def _compile(self, configuration: Configuration, previous: Snapshot | None, generation: int) -> Snapshot:
+    def _compile(
+        self, configuration: Configuration, previous: Snapshot | None, generation: int, metrics: Metrics | None = None
+    ) -> Snapshot:
         return compile_snapshot(
             configuration,
-            metrics=self._metrics,
+            metrics=metrics or self._metrics,
             secret=self._shared.secret,
             seed=self._seed,
             generation=generation,

@@ -10,7 +10,7 @@ import pytest
 from harness import clients
 from harness.cli import qproxy
 from harness.load import Load
-from harness.processes import children, serving
+from harness.processes import children, controller, kill, serving
 
 HOST = "a.example.com"
 
@@ -59,6 +59,52 @@ def test_what_only_the_proxy_finds_wrong_is_told_by_lines(authority, proxy):
     assert answers_with(authority, proxy, "x-new") is None
 
 
+def test_check_says_what_a_reload_changes_and_what_takes_a_restart(authority, proxy):
+    def check(**environment):
+        ran = qproxy("check", "-c", proxy.config, environment=environment)
+        lines = ran.out.splitlines()
+        summed_up = [line.startswith(f"{proxy.config}: right, ") for line in lines].index(True)
+        return ran.code, lines[summed_up + 1 :], ran.err
+
+    who = f"the proxy that runs (process {proxy.pid})"
+    assert check() == (0, [f"{who} has this configuration"], "")
+
+    several = proxy.server["workers"] > 1
+    proxy.sites[HOST]["headers"] = {"response": {"set": {"X-New": "yes"}}}
+    proxy.server |= {"workers": 3 - proxy.server["workers"], "log": {"level": "debug"}, "timeouts": {"idle": "7s"}}
+    proxy.server["listeners"][0]["public_port"] = 443
+    proxy.write()
+    live = ["timeouts.idle: 75 -> 7", f"site {HOST}: route 1 changed"] + (["workers: 2 -> 1"] if several else [])
+    restart = [f"listener 127.0.0.1:{proxy.port} changed", "log.level: info -> debug"] + ([] if several else ["workers: 1 -> 2"])
+
+    def lines(title, changes):
+        return [f"{who} takes with {title}:", *(f"  {line}" for line in changes)] if changes else []
+
+    assert check() == (0, lines("a reload", live) + lines("a restart only", restart), "")
+    assert answers_with(authority, proxy, "x-new") is None, "to ask changes nothing"
+
+    assert qproxy("reload", "-c", proxy.config).code == 0
+    assert check() == (0, lines("a restart only", restart), ""), "what takes a restart is not forgotten"
+    proxy.reload(expect="configuration reloaded")
+    assert check() == (0, lines("a restart only", restart), "")
+    if several:
+        kill(controller(proxy))
+        proxy.wait_for(lambda: "the controller is back" in proxy.logs(), "has a controller again")
+        assert check() == (0, lines("a restart only", restart), ""), "and the next controller knows it too"
+
+    (proxy.config / "more.yaml").write_text("pools: {more: {endpoints: ['http://${WHERE}:1']}}\n")
+    code, told, warnings = check(WHERE="127.0.0.1")
+    assert (code, told) == (0, [])
+    assert f"warning: {who} would refuse it: {proxy.config}/more.yaml:1:" in warnings
+    (proxy.config / "more.yaml").unlink()
+
+    proxy.terminate()
+    assert check() == (0, [], "")
+    proxy.start()
+    who = f"the proxy that runs (process {proxy.pid})"
+    assert check() == (0, [f"{who} has this configuration"], "")
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_without_an_admin_api_the_log_tells(start_proxy, workers):
     proxy = start_proxy(server={"workers": workers, "admin": "off"})
@@ -66,6 +112,9 @@ def test_without_an_admin_api_the_log_tells(start_proxy, workers):
     ran = qproxy("reload", "-c", proxy.config)
     assert ran.code == 0
     assert ran.out == f"process {proxy.pid} was told to reload; its admin API is off: the log tells what comes of it\n"
+    told = qproxy("check", "-c", proxy.config)
+    assert told.code == 0
+    assert f"warning: the proxy that runs (process {proxy.pid}) has no admin API" in told.err
     proxy.wait_for(lambda: '"event":"configuration reloaded"' in proxy.logs(), "reloaded")
 
 

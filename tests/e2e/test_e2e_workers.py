@@ -296,7 +296,10 @@ def test_a_reload_grows_and_shrinks_the_crew_and_costs_no_request(authority, sta
     assert proxy.metric("qproxy_worker_deaths_total") == 0
     proxy.server["workers"] = 64
     proxy.write()
-    proxy.reload(expect="more workers need a restart")
+    proxy.reload(expect='"workers: ')
+    room = max(2, len(os.sched_getaffinity(0)))
+    serving(proxy, room)
+    assert f'"workers: {room} -> 64: takes effect with a restart only"' in proxy.logs()
 
 
 @pytest.mark.speaks("HTTP/2")

@@ -2,7 +2,8 @@
 
 import ssl
 
-from proxy.config.compile import compile_snapshot, diff
+from proxy.config.compile import compile_snapshot
+from proxy.config.diff import diff
 from proxy.config.material import self_signed
 from proxy.config.transfer import pack, unpack
 from proxy.observe import Metrics

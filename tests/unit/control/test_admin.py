@@ -9,6 +9,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from balancer.backend import Backend
+from proxy.config.diff import Changes
+from proxy.config.load import ConfigError
+from proxy.config.problem import Problem
 from proxy.control import admin as admin_module
 from proxy.control.admin import Admin, ConfigStatus, Found, Views
 from proxy.control.metrics import Exposition, read
@@ -34,6 +37,7 @@ class World:
         self.down = Backend("http://b", 2, backup=True)
         self.down.state, self.down.reason, self.down.inflight = "down", "probe: 503", 4
         self.pools = [Named("web", Backend("http://a"), self.down)]
+        self.changes = Changes(["pool a added"], ["user: None -> nobody"])
         self.config = ConfigStatus(3, 0.0, "failed", 60.5, ("a.yaml:1:2: no",))
 
     async def readings(self):
@@ -49,7 +53,13 @@ class World:
             addresses=lambda pool, backend: Found(("192.0.2.1",), "fresh") if backend == "http://a" else None,
             services=lambda pool: {"srv+http://_http._tcp.example.com": "fresh"},
             config=lambda: self.config,
+            changes=self.compare,
         )
+
+    async def compare(self):
+        if isinstance(self.changes, ConfigError):
+            raise self.changes
+        return self.changes
 
 
 class Remembering(NullLog):
@@ -153,8 +163,8 @@ async def test_config_tells_the_last_reload():
 @pytest.mark.parametrize(
     ("method", "path", "status", "error"),
     [
-        ("GET", "/", 404, "there are /metrics, /health, /pools and /config"),
-        ("GET", "/metrics/x", 404, "there are /metrics, /health, /pools and /config"),
+        ("GET", "/", 404, "there are /metrics, /health, /pools, /config and /config/changes"),
+        ("GET", "/metrics/x", 404, "there are /metrics, /health, /pools, /config and /config/changes"),
         ("POST", "/pools", 405, "the admin API can only be read"),
         ("DELETE", "/metrics", 405, "the admin API can only be read"),
     ],
@@ -280,3 +290,15 @@ async def test_stopping_frees_the_port_and_may_be_repeated():
     await again.start()
     assert again.address == address
     await again.stop()
+
+
+async def test_what_the_files_would_change():
+    world = World()
+    async with serving(world) as (_, client):
+        assert (await client.get("/config/changes")).json() == {
+            "reload": ["pool a added"],
+            "restart": ["user: None -> nobody"],
+            "problems": [],
+        }
+        world.changes = ConfigError([Problem("a.yaml", 1, 2, "no")])
+        assert (await client.get("/config/changes")).json() == {"reload": [], "restart": [], "problems": ["a.yaml:1:2: no"]}
