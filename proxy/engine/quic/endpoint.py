@@ -28,7 +28,7 @@ from proxy.engine.quic.reasons import reason
 from proxy.engine.quic.resets import Resets
 from proxy.engine.quic.sessions import ALPN, Sessions, configuration_epoch
 from proxy.engine.quic.settings import MIN_DATAGRAM, QuicSettings
-from proxy.engine.quic.strays import Strays
+from proxy.engine.quic.strays import Strays, StrayVerbs
 from proxy.engine.quic.tickets import Tickets
 from proxy.engine.quic.tls import CIPHERS, Identities
 from proxy.engine.quic.trace import Trace
@@ -82,7 +82,7 @@ class _Connection:
         self.timer: float | None = None  # of its current entry in the heap
 
 
-class QuicEndpoint(Verbs):
+class QuicEndpoint(Verbs, StrayVerbs):
     """Implements ``seam.Endpoint``.
 
     *select* gives the TLS profile for an SNI; *secret* (16 bytes or more) keys what must not be guessed; *random_bytes* makes connection
@@ -199,32 +199,6 @@ class QuicEndpoint(Verbs):
             self._collect(connection, now)
         self._dirty.update(touched)
         return self.take_events()
-
-    def receive_strays(self, datagrams: Sequence[Datagram], now: float) -> list[tuple[Handle, Event]]:
-        """See ``seam.Endpoint``, as for the next three."""
-        self._strays.handed_over = True
-        try:
-            return self.receive(datagrams, now)
-        finally:
-            self._strays.handed_over = False
-
-    def take_strays(self) -> list[tuple[int, Datagram]]:
-        """Those of other workers."""
-        return self._strays.take()
-
-    @property
-    def siblings(self) -> frozenset[int]:
-        """The other workers."""
-        return self._strays.siblings
-
-    @siblings.setter
-    def siblings(self, slots: frozenset[int]) -> None:
-        self._strays.replace(slots)
-
-    @property
-    def strays_dropped(self) -> int:
-        """Of other workers."""
-        return self._strays.dropped
 
     def _find(self, data: bytes, cid: bytes | None, connection: _Connection | None) -> tuple[bytes | None, _Connection | None]:
         """Whose datagram it is, where connection IDs of several lengths are in use: by the one of our usual length, or else by another."""

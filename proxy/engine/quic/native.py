@@ -6,7 +6,7 @@ else is in native/src. Its clock is the system's own (CLOCK_MONOTONIC): ``now`` 
 Importing this fails where the wheel is not installed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Self
 
 import qproxy_native
@@ -20,9 +20,9 @@ from proxy.engine.quic.ids import Minter, Routable
 from proxy.engine.quic.resets import Resets
 from proxy.engine.quic.sessions import Sessions, configuration_epoch
 from proxy.engine.quic.settings import CERTIFICATE_COMPRESSIONS, QuicSettings
-from proxy.engine.quic.strays import Strays
+from proxy.engine.quic.strays import Strays, StrayVerbs
 from proxy.engine.quic.tickets import LIFETIME, TICKETS, Tickets
-from proxy.engine.seam import HIGH_WATER, LOW_WATER, Datagram, EngineLimits, FirstPackets, Handle, Select, Tracer, Transmit
+from proxy.engine.seam import HIGH_WATER, LOW_WATER, EngineLimits, FirstPackets, Handle, Select, Tracer, Transmit
 from proxy.engine.validate import Malformed, pseudo_request, trailers
 from proxy.errors import Reset
 from proxy.message import Address, Headers
@@ -35,7 +35,7 @@ AUTO_CONGESTION_CONTROL = "cubic"
 short; what stands against it is in docs/design/2026-11-23-native-quic.md."""
 
 
-class NativeEndpoint(qproxy_native.Endpoint):
+class NativeEndpoint(qproxy_native.Endpoint, StrayVerbs):
     """Implements ``seam.FastEndpoint``. The arguments are those of ``QuicEndpoint``."""
 
     version = "HTTP/3"
@@ -109,33 +109,6 @@ class NativeEndpoint(qproxy_native.Endpoint):
         self._mint = mint
         self._strays = strays
         return self
-
-    def receive_strays(self, datagrams: Sequence[Datagram], now: float) -> list[tuple[Handle, Event]]:
-        """See ``seam.Endpoint``, as for the next three."""
-        self._strays.handed_over = True
-        try:
-            return self.receive(datagrams, now)
-        finally:
-            self._strays.handed_over = False
-
-    def take_strays(self) -> list[tuple[int, Datagram]]:
-        """Those of other workers."""
-        return self._strays.take()
-
-    @property
-    def siblings(self) -> frozenset[int]:
-        """The other workers."""
-        return self._strays.siblings
-
-    @siblings.setter
-    def siblings(self, slots: frozenset[int]) -> None:
-        self._strays.replace(slots)
-        self._watch()
-
-    @property
-    def strays_dropped(self) -> int:
-        """Of other workers."""
-        return self._strays.dropped
 
     def _watch(self) -> None:
         """What ``stray`` is asked about: whatever may name one of them, by its configuration ID, its length and its last byte."""

@@ -4,11 +4,12 @@ The kernel steers by the slot in a connection ID (``listen/steering.py``), but f
 those of one address, and by the rule of before for what came before a change. Knows connection IDs and no sockets.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from proxy.engine.events import Event
 from proxy.engine.quic.ids import Minter
 from proxy.engine.quic.packets import MAX_CID
-from proxy.engine.seam import Datagram
+from proxy.engine.seam import Datagram, Handle
 from proxy.message import Address
 
 MAX_DATAGRAMS = 1024
@@ -60,3 +61,43 @@ class Strays:
             return self._kept
         taken, self._kept, self._bytes = self._kept, [], 0
         return taken
+
+
+class StrayVerbs:
+    """What ``seam.Endpoint`` says of strays, for an endpoint with ``_strays``. To be the last of its bases: ``receive`` is its own."""
+
+    _strays: Strays
+
+    def receive(self, datagrams: Sequence[Datagram], now: float) -> list[tuple[Handle, Event]]:
+        """See ``seam.Endpoint``, as for all of these."""
+        raise NotImplementedError
+
+    def _watch(self) -> None:
+        """The siblings, or the forms of connection IDs, are others now."""
+
+    def receive_strays(self, datagrams: Sequence[Datagram], now: float) -> list[tuple[Handle, Event]]:
+        """See ``seam.Endpoint``, as for all of these."""
+        self._strays.handed_over = True
+        try:
+            return self.receive(datagrams, now)
+        finally:
+            self._strays.handed_over = False
+
+    def take_strays(self) -> list[tuple[int, Datagram]]:
+        """Those of other workers."""
+        return self._strays.take()
+
+    @property
+    def siblings(self) -> frozenset[int]:
+        """The other workers."""
+        return self._strays.siblings
+
+    @siblings.setter
+    def siblings(self, slots: frozenset[int]) -> None:
+        self._strays.replace(slots)
+        self._watch()
+
+    @property
+    def strays_dropped(self) -> int:
+        """Of other workers."""
+        return self._strays.dropped
