@@ -1,0 +1,119 @@
+"""The other instances: who is behind which address, and who lives, by what they answer to HELLO. Pure: time is an argument.
+
+Knows addresses, HELLO and server IDs. Knows no sockets, and not how addresses are found.
+"""
+
+from collections.abc import Iterable
+
+from proxy.cluster.hello import Hello, State
+from proxy.message import Address
+
+ASK_EVERY = 1.0
+"""Seconds between two HELLOs to a peer."""
+
+DEAD_AFTER = 5.0
+"""Seconds without an answer."""
+
+UNANSWERED = 5
+"""HELLOs whose answer is still taken: all since a peer was alive."""
+
+MAX_PEERS = 1000
+"""Addresses that are asked."""
+
+
+class Peer:
+    """Another instance, or an address where one is to be."""
+
+    __slots__ = ("_rate", "_second", "_sent", "address", "asked", "heard_at", "ports", "round_trip", "server_id", "state")
+
+    def __init__(self, address: Address, rate: int) -> None:
+        self._rate = rate
+        self._second = 0
+        self._sent = 0
+        self.address = address
+        self.asked: tuple[int, ...] = ()
+        """``Envelope.time`` of the last HELLOs to it that it did not answer."""
+        self.heard_at = float("-inf")
+        self.server_id = b""
+        self.state: State = "ready"
+        self.ports: tuple[int, ...] = ()
+        self.round_trip = 0.0
+        """Seconds; of its last answer."""
+
+    def lives(self, now: float) -> bool:
+        """Whether it answered of late."""
+        return now - self.heard_at < DEAD_AFTER
+
+    def spend(self, now: float) -> bool:
+        """Count a datagram that is to be sent to it; False where it has had as many as it may in this second."""
+        second = int(now)
+        if second != self._second:
+            self._second, self._sent = second, 0
+        self._sent += 1
+        return self._sent <= self._rate
+
+    def ask(self, time: int) -> None:
+        """A HELLO of this time (``Envelope.time``) goes to it."""
+        self.asked = (*self.asked[1 - UNANSWERED :], time)
+
+    def port(self, ours: int, index: int) -> int | None:
+        """The port of its listener that stands for ours, which is the one with *index*: the same, or the one in the same place.
+
+        None where it has none.
+        """
+        ports = self.ports
+        if ours in ports:
+            return ours
+        return ports[index] if index < len(ports) else None
+
+
+class Peers:
+    """All of them. *own* is our server ID: an address where it answers is our own. *rate* is of datagrams a second to each."""
+
+    def __init__(self, own: bytes, rate: int) -> None:
+        self._rate = rate
+        self.own = own
+        self._by_address: dict[Address, Peer] = {}
+        self._by_server_id: dict[bytes, Peer] = {}
+        self.left_out = 0
+        """Addresses beyond ``MAX_PEERS``."""
+
+    def replace(self, addresses: Iterable[Address]) -> None:
+        """These are the addresses from now on; what is known of those that stay is kept."""
+        wanted = list(dict.fromkeys(addresses))
+        self.left_out = max(0, len(wanted) - MAX_PEERS)
+        before = self._by_address
+        self._by_address = {address: before.get(address) or Peer(address, self._rate) for address in wanted[:MAX_PEERS]}
+        self._by_server_id = {
+            server_id: peer for server_id, peer in self._by_server_id.items() if self._by_address.get(peer.address) is peer
+        }
+
+    def others(self) -> list[Peer]:
+        """All but for ourselves, whom our own list may well have."""
+        return [peer for peer in self._by_address.values() if not self.own or peer.server_id != self.own]
+
+    def to_ask(self) -> list[Peer]:
+        """Who is to be sent a HELLO now: all, since another may have come where we were."""
+        return list(self._by_address.values())
+
+    def heard(self, address: Address, hello: Hello, at: int, now: float) -> Peer | None:
+        """An answer came from *address*, at *at* by the clock that our HELLO told (µs). None: it answers nothing that was asked."""
+        peer = self._by_address.get(address)
+        if peer is None or hello.answers not in peer.asked:
+            return None
+        peer.asked = peer.asked[peer.asked.index(hello.answers) + 1 :]
+        peer.heard_at = now
+        peer.round_trip = max(0, at - hello.answers) / 1e6
+        if peer.server_id != hello.server_id and self._by_server_id.get(peer.server_id) is peer:
+            del self._by_server_id[peer.server_id]
+        peer.server_id, peer.state, peer.ports = hello.server_id, hello.state, hello.ports
+        if hello.server_id and hello.server_id != self.own:
+            other = self._by_server_id.get(hello.server_id)
+            if other is None or not other.lives(now):
+                self._by_server_id[hello.server_id] = peer
+        return peer
+
+    def living(self, server_id: bytes, now: float) -> Peer | None:
+        """The peer of this server ID; None where there is none, or it is dead."""
+        peer = self._by_server_id.get(server_id)
+        return peer if peer is not None and peer.lives(now) else None

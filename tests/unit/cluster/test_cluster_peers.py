@@ -1,0 +1,106 @@
+"""Peers: who is behind which address, who lives, and how much is sent there."""
+
+import pytest
+
+from proxy.cluster import peers as module
+from proxy.cluster.hello import Hello, State
+from proxy.cluster.peers import DEAD_AFTER, UNANSWERED, Peer, Peers
+
+EAST, WEST = ("192.0.2.1", 8444), ("192.0.2.2", 8444)
+
+
+def table(*addresses: tuple[str, int], own: bytes = b"me", rate: int = 3) -> Peers:
+    peers = Peers(own, rate)
+    peers.replace(addresses)
+    return peers
+
+
+def answer(peers: Peers, address: tuple[str, int], server_id: bytes, now: float, state: State = "ready") -> Peer | None:
+    for peer in peers.to_ask():
+        if peer.address == address:
+            peer.ask(int(now * 1e6))
+    return peers.heard(address, Hello(server_id, state, (443,), int(now * 1e6)), int(now * 1e6) + 250, now)
+
+
+def test_a_peer_lives_from_its_answer_on_and_for_so_long() -> None:
+    peers = table(EAST)
+    assert peers.living(b"east", 0.0) is None
+    peer = answer(peers, EAST, b"east", 10.0, "draining")
+    assert peer is peers.living(b"east", 10.0 + DEAD_AFTER - 0.01)
+    assert (peer.address, peer.state, peer.ports, peer.round_trip) == (EAST, "draining", (443,), 0.00025)
+    assert peers.living(b"east", 10.0 + DEAD_AFTER) is None
+    assert answer(peers, EAST, b"east", 20.0) is peers.living(b"east", 20.0)
+
+
+def test_what_answers_nothing_that_was_asked_is_not_heard() -> None:
+    peers = table(EAST)
+    hello = Hello(b"east", "ready", (443,), 1)
+    assert peers.heard(EAST, hello, 2, 0.0) is None
+    peers.to_ask()[0].ask(1)
+    assert peers.heard(WEST, hello, 2, 0.0) is None
+    assert peers.heard(EAST, hello, 2, 0.0) is not None
+    assert peers.heard(EAST, hello, 2, 0.0) is None
+
+
+def test_a_late_answer_counts_while_nothing_newer_was_answered() -> None:
+    peers = table(EAST)
+    for time in range(1, UNANSWERED + 2):
+        peers.to_ask()[0].ask(time)
+    assert peers.heard(EAST, Hello(b"e", "ready", (), 1), 9, 0.0) is None
+    assert peers.heard(EAST, Hello(b"e", "ready", (), 3), 9, 0.0) is not None
+    assert peers.heard(EAST, Hello(b"e", "ready", (), 2), 9, 0.0) is None
+    assert peers.heard(EAST, Hello(b"e", "ready", (), 4), 9, 0.0) is not None
+
+
+def test_our_own_address_among_them_is_nobody() -> None:
+    peers = table(EAST, WEST)
+    answer(peers, EAST, b"me", 0.0)
+    answer(peers, WEST, b"west", 0.0)
+    assert [peer.address for peer in peers.others()] == [WEST]
+    assert peers.living(b"me", 0.0) is None
+
+
+def test_a_server_id_stays_with_who_has_it_and_goes_to_another_when_that_is_dead() -> None:
+    peers = table(EAST, WEST)
+    east = answer(peers, EAST, b"id", 0.0)
+    west = answer(peers, WEST, b"id", 1.0)
+    assert peers.living(b"id", 1.0) is east
+    answer(peers, WEST, b"id", DEAD_AFTER + 1)
+    assert peers.living(b"id", DEAD_AFTER + 1) is west
+
+
+def test_an_address_may_become_another_server() -> None:
+    peers = table(EAST)
+    answer(peers, EAST, b"one", 0.0)
+    answer(peers, EAST, b"two", 1.0)
+    assert peers.living(b"one", 1.0) is None
+    assert peers.living(b"two", 1.0) is not None
+
+
+def test_other_addresses_leave_what_is_known_of_those_that_stay() -> None:
+    peers = table(EAST, WEST)
+    east, west = answer(peers, EAST, b"east", 0.0), answer(peers, WEST, b"west", 0.0)
+    peers.replace([WEST])
+    assert peers.living(b"east", 0.0) is None
+    assert peers.living(b"west", 0.0) is west
+    peers.replace([WEST, EAST])
+    assert peers.living(b"east", 0.0) is None
+    assert east not in peers.to_ask()
+
+
+def test_there_are_so_many_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    peers = table(EAST, WEST)
+    assert ([peer.address for peer in peers.to_ask()], peers.left_out) == ([EAST], 1)
+
+
+def test_so_much_a_second_goes_to_one() -> None:
+    peer = Peer(EAST, 3)
+    assert [peer.spend(now) for now in (5.0, 5.1, 5.2, 5.3, 5.9, 6.0)] == [True, True, True, False, False, True]
+
+
+@pytest.mark.parametrize(("ports", "found"), [((8443, 443), 443), ((8443, 9443), 9443), ((8443,), None), ((), None)])
+def test_its_listener_for_ours_has_the_same_port_or_the_same_place(ports: tuple[int, ...], found: int | None) -> None:
+    peer = Peer(EAST, 1)
+    peer.ports = ports
+    assert peer.port(443, 1) == found
