@@ -41,9 +41,12 @@ from proxy.process.setup import (
     shown,
     workers_of,
 )
-from proxy.process.supervisor import supervisor_command
 from proxy.process.team import LocalTeam
+from proxy.process.upgrade import supervisor_command
 from proxy.process.worker import Shared, Sockets, StartError, Worker, udp_buffers
+
+UPGRADES = (signal.SIGUSR1, signal.SIGUSR2)
+"""Signals about upgrades, which take a supervisor."""
 
 TCP_PROTOCOLS = frozenset({"http/1.1", "h2"})
 
@@ -59,6 +62,8 @@ def run(config: Path, *, in_process: bool = False) -> int:
 
 
 def _run(config: Path, *, in_process: bool) -> int:
+    for number in UPGRADES:
+        signal.signal(number, signal.SIG_IGN)  # by default they are the end; from the start on there is somebody who answers them
     try:
         configuration = load(config, os.environ)
         secret = load_secret(configuration.state)
@@ -106,6 +111,8 @@ class App:
             loop.add_signal_handler(signal.SIGTERM, self._stop)
             loop.add_signal_handler(signal.SIGINT, self._stop)
             loop.add_signal_handler(signal.SIGHUP, controller.want_reload)
+            for number in UPGRADES:
+                loop.add_signal_handler(number, self._refuse_upgrade)
             self._pid_file.tell(ready=True, admin=worker.snapshot.admin)
             settle_memory()
             self._log.info(
@@ -128,6 +135,9 @@ class App:
             notify(STOPPING)
             await worker.drain()
         return EXIT_OK
+
+    def _refuse_upgrade(self) -> None:
+        self._log.warning("no upgrade: one process can't go over to new code, several workers can (server.workers); restart it")
 
     def _drop_privileges(self) -> None:
         user = self._configuration.server.user

@@ -7,14 +7,17 @@ from pathlib import Path
 import click
 
 from proxy.cli.running import checked, config_option, fail, look, pause, send, serving
+from proxy.process.pid_file import Running
 
 
 @click.command()
 @config_option
 @click.option("--timeout", type=click.FloatRange(min=0), default=300.0, show_default=True, metavar="SECONDS", help="To wait.")
-def upgrade(config: Path, timeout: float) -> None:
+@click.option("--force", is_flag=True, help="End old workers at once, with their connections, should it have to wait for them.")
+def upgrade(config: Path, timeout: float, *, force: bool) -> None:
     """Have the proxy that runs with this configuration go over to the code that is installed now (SIGUSR2), and say what came of it.
 
+    An upgrade waits until the workers of the one before it have ended, as long as timeouts.drain grants them.
     Exit code 0 when the new processes serve; 2 when the configuration is wrong; 1 when the upgrade failed, and the old processes go on.
     """
     until = time.monotonic() + timeout
@@ -22,9 +25,11 @@ def upgrade(config: Path, timeout: float) -> None:
     running = serving(configuration, config, until)
     if not running.supervisor:
         fail(f"qproxy: process {running.pid} serves alone: only several workers can be upgraded (server.workers); restart it")
-    seen, state, _ = running.upgrade
+    seen, state, words = running.upgrade
     if state == "trying":
         click.echo("an upgrade is in progress")
+    elif state == "waiting":
+        _waits(running, words, force=force)
     else:
         send(running, signal.SIGUSR2)
     while True:
@@ -40,5 +45,13 @@ def upgrade(config: Path, timeout: float) -> None:
                 click.echo(f"upgraded: process {running.pid} has new children")
                 return
             if state == "waiting":
-                click.echo(f"the upgrade waits: {words}")
+                _waits(running, words, force=force)
         pause(until, "no word of the upgrade")
+
+
+def _waits(running: Running, words: str, *, force: bool) -> None:
+    if force:
+        send(running, signal.SIGUSR1)
+        click.echo(f"the upgrade waits {words}: they are ended now")
+    else:
+        click.echo(f"the upgrade waits {words}; with --force they are ended at once")

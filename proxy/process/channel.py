@@ -4,11 +4,13 @@ Each message is bytes behind its length; descriptors go with the message that th
 """
 
 import array
+import base64
 import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 MAX_MESSAGE = 1 << 30
 """Bytes of one message: a configuration of a hundred thousand sites has fewer."""
@@ -40,6 +42,36 @@ class Channel:
     def fileno(self) -> int:
         """For the event loop."""
         return self._socket.fileno()
+
+    # Over an upgrade: the process goes on with other code, which has to find messages that came by half, or were sent by half
+
+    def descriptors(self) -> Iterator[int]:
+        """All that the code after an upgrade needs."""
+        yield self.fileno()
+        yield from self._descriptors
+        for _, descriptors in self._out:
+            yield from descriptors
+
+    def known(self) -> dict[str, Any]:
+        """What that code needs to know."""
+        return {
+            "socket": self.fileno(),
+            "in": _text(self._in),
+            "descriptors": list(self._descriptors),
+            "out": [[_text(data), list(descriptors)] for data, descriptors in self._out],
+        }
+
+    @classmethod
+    def taken_over(cls, known: dict[str, Any]) -> "Channel":
+        """What ``known`` told before the upgrade."""
+        channel = cls(socket.socket(fileno=known["socket"]))
+        channel._in += base64.b64decode(known["in"])
+        channel._descriptors.extend(known["descriptors"])
+        channel._out.extend((memoryview(base64.b64decode(data)), tuple(descriptors)) for data, descriptors in known["out"])
+        channel.pending = sum(len(data) for data, _ in channel._out)
+        for descriptor in channel.descriptors():
+            os.set_inheritable(descriptor, False)
+        return channel
 
     def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send, or keep for later. *descriptors* stay the caller's: copies of them are sent. A side that is gone takes nothing."""
@@ -122,6 +154,10 @@ class Channel:
             _close(descriptors)
         self._out.clear()
         self.pending = 0
+
+
+def _text(data: bytes | bytearray | memoryview) -> str:
+    return base64.b64encode(data).decode()
 
 
 def _close(descriptors: Sequence[int]) -> None:

@@ -24,6 +24,7 @@ from proxy.listen.bind import Buffers
 from proxy.listen.tls import ContextError
 from proxy.observe import Metrics
 from proxy.process.controller import Controller
+from proxy.process.crew import leave_signals
 from proxy.process.link import Link
 from proxy.process.naming import make_naming
 from proxy.process.privileges import PrivilegeError, drop, hand_over
@@ -264,8 +265,8 @@ def main() -> None:
     """Start as the supervisor has it."""
     gc.collect()
     gc.disable()  # ``settle_memory`` lets it begin
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the supervisor says what is to be done
+    leave_signals()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the supervisor says when it is over
 
     async def run() -> int:
         return await _Main(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2])).run()

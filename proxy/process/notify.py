@@ -7,13 +7,17 @@ import time
 
 READY, STOPPING, WATCHDOG = "READY=1", "STOPPING=1", "WATCHDOG=1"
 
+PATIENCE = 1.0
+"""Seconds to wait for one who does not take what he is told; with a sign of life there is another one soon, so for that none."""
+
 
 def notify(words: str) -> None:
-    """Send *words*; nothing happens where nobody listens."""
+    """Send *words*; nothing happens where nobody listens. Never waits for long: a queue that is full loses them."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(0.0 if words == WATCHDOG else PATIENCE)
         sock.sendto(words.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 

@@ -82,6 +82,10 @@ class Ports:
         self._counts.clear(slot)
         return self._counts.descriptor
 
+    def connections_of(self, slot: int) -> int:
+        """So many connections its worker has."""
+        return self._counts.connections_of(slot) if self._counts is not None else 0
+
     def know_lengths(self, lengths: Mapping[int, int]) -> None:
         """Connection IDs with a slot have these, by configuration ID (``Steering.lengths``)."""
         self._lengths = dict(lengths)
@@ -132,9 +136,9 @@ class Ports:
             self._counts = SharedCounts.of(known["counts"])
         for group, name in ((self._tcp, "tcp"), (self._udp, "udp")):
             for host, port, descriptors in known[name]:
-                group[host, port] = [kept_socket(descriptor) for descriptor in descriptors]
+                group[host, port] = [_kept_socket(descriptor) for descriptor in descriptors]
         for host, port, pairs in known["strays"]:
-            self._strays[host, port] = [(kept_socket(receiving), kept_socket(sending)) for receiving, sending in pairs]
+            self._strays[host, port] = [(_kept_socket(receiving), _kept_socket(sending)) for receiving, sending in pairs]
 
     def _bound(self, kind: str, host: str, port: int, count: int, buffers: Buffers) -> list[socket.socket]:
         given = self._inherited.pop((kind, host, port), None)
@@ -147,7 +151,7 @@ class Ports:
             raise OSError(error.errno, msg) from None
 
 
-def kept_socket(descriptor: int) -> socket.socket:
+def _kept_socket(descriptor: int) -> socket.socket:
     """One of before an upgrade."""
     sock = socket.socket(fileno=descriptor)
     sock.setblocking(False)

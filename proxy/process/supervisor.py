@@ -1,10 +1,9 @@
-"""Holds the sockets and the other processes of a proxy: starts them, starts them again, and carries an upgrade.
+"""Holds the sockets and the other processes of a proxy: starts them, starts them again, and lets an upgrade happen (``upgrade``).
 
 Standard library only. It opens no connection and parses nothing from outside: its children speak JSON to it over socket pairs that it made.
 
-A ``Crew`` is a controller and its workers, from one start or upgrade. The supervisor has one that serves, at times one that comes, and some
-that leave: their connections end in their own time. An upgrade is ``exec``: the process stays, with its sockets and children, and the new
-code makes a new crew beside the old one; should that not come to serve, the old one goes on.
+It has a crew of them that serves, at times one that comes, and some that leave: their connections end in their own time. After an upgrade
+the new code makes a new crew beside the old one; should that not come to serve, the old one goes on.
 
 Sockets are in ``ports``: two banks of UDP slots, of which crews take turns.
 """
@@ -23,10 +22,13 @@ from typing import Any
 
 from proxy.listen.bind import Buffers, inherited
 from proxy.process.channel import Channel, ChannelClosed
+from proxy.process.crew import NOT_FOR_CHILDREN, Child, Crew
 from proxy.process.notify import READY, STOPPING, WATCHDOG, notify, reloading, watchdog_interval
-from proxy.process.pid_file import ASKS_RUNNING, PidFile
-from proxy.process.ports import Ports, kept_socket
+from proxy.process.pid_file import PidFile
+from proxy.process.ports import Ports
 from proxy.process.privileges import PrivilegeError, drop
+from proxy.process.upgrade import Upgrade, ending, python
+from proxy.process.upgrade import inherited as inherited_state
 
 EXIT_OK, EXIT_FAILURE = 0, 1
 
@@ -42,54 +44,11 @@ START_LIMIT = 120.0
 GRACE = 15.0
 """Seconds beyond what the configuration grants, until what does not end is killed."""
 
-UPGRADE = "QPROXY_SUPERVISOR_STATE"
-"""Environment: the descriptor of what the supervisor knew before the upgrade."""
+HURRY_GRACE = 5.0
+"""Seconds until what was told to end now, and does not, is killed."""
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 """What the supervisor hears."""
-
-
-class Child:
-    """A process with a channel to it."""
-
-    def __init__(self, role: str, pid: int, channel: Channel) -> None:
-        self.role = role
-        self.pid = pid
-        self.channel = channel
-        self.began = time.monotonic()
-        self.alive = True
-        self.serving = False
-        """A worker that serves."""
-        self.lent: list[int] = []
-        """Positions of others at which it accepts."""
-        self.died_quickly = 0
-        """How often in a row its like has died within ``STEADY``."""
-
-    def tell(self, op: str, descriptors: Sequence[int] = (), **details: Any) -> None:
-        """Send it a message."""
-        self.channel.send(json.dumps({"op": op, **details}).encode(), descriptors)
-
-
-class Crew:
-    """A controller and its workers; slot number ``bank * bank_size + position`` is the worker's for good."""
-
-    def __init__(self, bank: int) -> None:
-        self.bank = bank
-        self.controller: Child | None = None
-        self.workers: dict[int, Child] = {}
-        """By position."""
-        self.size = self.wanted = 0
-        """Workers that there are to be; and that there will be, when their slots are free."""
-        self.listeners: list[dict[str, Any]] = []
-        self.keep: dict[str, int] = {}
-        """Descriptors of what a controller wants its successor to know."""
-        self.drain = 60.0
-        """Seconds that its end may take."""
-
-    def children(self) -> list[Child]:
-        """All that live."""
-        everyone = [*self.workers.values(), *([self.controller] if self.controller is not None else [])]
-        return [child for child in everyone if child.alive]
 
 
 class Supervisor:
@@ -114,18 +73,15 @@ class Supervisor:
         self._stopping = False
         self._code: int | None = None
         self._exit = EXIT_OK
-        self._upgrade_wanted = False
-        self._trial: int | None = None
-        """Process that tries whether the new code would start."""
+        self._upgrade = Upgrade(config, self._pid_file, self._say)
 
     # The loop
 
     def run(self) -> int:
         """Until everything has ended; gives the exit code."""
         self._watch_signals()
-        state = os.environ.pop(UPGRADE, None)
-        if state is not None:
-            self._take_over(int(state))
+        if (known := inherited_state()) is not None:
+            self._take_over(known)
         self._begin(Crew(0 if self._current is None else 1 - self._current.bank))
         self._watchdog()
         while self._code is None:
@@ -173,7 +129,9 @@ class Supervisor:
                 elif number == signal.SIGHUP:
                     self._reload()
                 elif number == signal.SIGUSR2:
-                    self._upgrade()
+                    self._want_upgrade()
+                elif number == signal.SIGUSR1:
+                    self._force_upgrade()
         self._reap()
 
     # Children
@@ -188,13 +146,13 @@ class Supervisor:
                 os.environ,
                 setsid=True,  # Ctrl-C is for us, and we decide the order of the end
                 setsigdef=_SIGNALS,
+                setsigmask=NOT_FOR_CHILDREN,  # until it ignores them (``leave_signals``)
             )
         finally:
             theirs.close()
-        return self._adopt(role, pid, ours)
+        return self._adopt(Child(role, pid, Channel(ours)))
 
-    def _adopt(self, role: str, pid: int, sock: socket.socket) -> Child:
-        child = Child(role, pid, Channel(sock))
+    def _adopt(self, child: Child) -> Child:
         self._selector.register(child.channel.fileno(), selectors.EVENT_READ, lambda: self._hear(child))
         return child
 
@@ -232,7 +190,7 @@ class Supervisor:
             if not pid:
                 return
             code = os.waitstatus_to_exitcode(status)
-            if pid == self._trial:
+            if pid == self._upgrade.trial:
                 self._tried(code)
                 continue
             for crew in self._crews():
@@ -256,7 +214,7 @@ class Supervisor:
             return
         self._lend()
         if crew is self._coming:
-            self._say("error", f"{child.role} did not start", pid=child.pid, **_ending(code))
+            self._say("error", f"{child.role} did not start", pid=child.pid, **ending(code))
             self._give_up(crew, code if code > 0 else EXIT_FAILURE)
             return
         quickly = child.died_quickly + 1 if life < STEADY else 0
@@ -267,7 +225,7 @@ class Supervisor:
             pid=child.pid,
             lived_seconds=round(life, 1),
             wait_seconds=wait,
-            **_ending(code),
+            **ending(code),
         )
         if child is crew.controller:
             self._later(wait, lambda: self._restart_controller(crew, quickly))
@@ -419,7 +377,7 @@ class Supervisor:
             child.tell("leave")
         if crew.controller is None or not crew.controller.alive:
             self._hand_over(crew)
-        self._later(crew.drain + GRACE, lambda: self._kill(crew))
+        self._kill_later(crew, crew.drain + GRACE)
 
     def _hand_over(self, crew: Crew) -> None:
         """The controller that serves goes on with what the one before it had counted, and reads the workers that it left."""
@@ -442,8 +400,8 @@ class Supervisor:
         self._steer()
         if self._stopping and not any(crew.children() for crew in self._crews()):
             self._code = self._exit
-        elif self._upgrade_wanted and not self._leaving:
-            self._upgrade()
+        elif self._upgrade.waits and not self._leaving:
+            self._upgrade.begin()
 
     def _give_up(self, crew: Crew, code: int) -> None:
         """A crew that came does not serve: without another one, that is the end."""
@@ -453,9 +411,12 @@ class Supervisor:
         if self._current is None:
             self._stopping, self._exit = True, code
         else:
-            self._say("error", "the upgrade failed; what serves goes on")
-            self._pid_file.tell_upgrade("failed", "the new processes did not come to serve")
+            self._upgrade.fail("the new processes did not come to serve")
         self._left()
+
+    def _kill_later(self, crew: Crew, seconds: float) -> None:
+        crew.until = min(crew.until, time.monotonic() + seconds)
+        self._later(seconds, lambda: self._kill(crew))
 
     def _kill(self, crew: Crew) -> None:
         for child in crew.children():
@@ -470,7 +431,7 @@ class Supervisor:
             notify(STOPPING)
             self._pid_file.close()
             for crew in self._crews():
-                self._later(crew.drain + GRACE, lambda crew=crew: self._kill(crew))  # type: ignore[misc]
+                self._kill_later(crew, crew.drain + GRACE)
         for crew in self._crews():
             for child in crew.children():
                 child.tell(word)
@@ -509,7 +470,7 @@ class Supervisor:
                 crew.controller.tell("retire", slots=[self._slot(crew, position) for position in retired.workers])
             for worker in retired.workers.values():
                 worker.tell("leave")
-            self._later(retired.drain + GRACE, lambda: self._kill(retired))
+            self._kill_later(retired, retired.drain + GRACE)
         busy = {
             position for other in self._leaving if other.bank == crew.bank for position in other.workers if other.workers[position].alive
         }
@@ -565,107 +526,61 @@ class Supervisor:
 
     # Upgrade
 
-    def _upgrade(self) -> None:
-        """Try whether the new code would start, then become it."""
-        self._upgrade_wanted = False
-        if self._stopping or self._coming is not None or self._current is None or self._trial is not None:
-            self._say("warning", "no upgrade now: the proxy is starting, stopping or being upgraded")
-            self._pid_file.tell_upgrade("failed", "not now: the proxy is starting, stopping or being upgraded")
+    def _want_upgrade(self) -> None:
+        """Try the new code, as soon as the slots of the crew before this one are free."""
+        if self._stopping or self._current is None:
+            self._upgrade.fail("not now: the proxy is starting or stopping")
+        elif self._coming is not None or self._upgrade.trial is not None:
+            self._say("info", "an upgrade is in progress already")
+        elif self._leaving:
+            self._wait_to_upgrade()
+        else:
+            self._upgrade.begin()
+
+    def _wait_to_upgrade(self) -> None:
+        workers, connections = self._left_behind()
+        seconds = max(crew.until for crew in self._leaving) - time.monotonic()
+        latest = time.strftime("%H:%M:%S", time.gmtime(time.time() + seconds))
+        words = f"for {_count(workers, 'old worker')} with {_count(connections, 'connection')}, until {latest} UTC at the latest"
+        self._upgrade.wait(words, most_seconds=round(seconds, 1))
+
+    def _left_behind(self) -> tuple[int, int]:
+        """Workers that leave, and connections that they have."""
+        slots = [self._slot(crew, position) for crew in self._leaving for position, worker in crew.workers.items() if worker.alive]
+        return len(slots), sum(map(self._ports.connections_of, slots))
+
+    def _force_upgrade(self) -> None:
+        """Do not wait for connections of old workers any longer."""
+        if not self._upgrade.waits or self._stopping:
+            self._say("info", "no upgrade waits that could be forced")
             return
-        if self._leaving:
-            self._say(
-                "info",
-                "the upgrade waits for connections of the one before it",
-                workers=sum(len(crew.children()) for crew in self._leaving),
-            )
-            self._upgrade_wanted = True
-            self._pid_file.tell_upgrade("waiting", "for connections of the one before it")
-            return
-        command = python("proxy", "check", "-c", self._config)  # the new code's, or older code's that is gone back to
-        silent = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)  # what is wrong goes to standard error
-        self._trial = os.posix_spawn(sys.executable, command, {**os.environ, ASKS_RUNNING: "0"}, setsid=True, file_actions=[silent])
-        self._pid_file.tell_upgrade("trying")
+        workers, connections = self._left_behind()
+        self._say("warning", "the upgrade is forced: old workers end, with their connections", workers=workers, connections=connections)
+        for crew in self._leaving:
+            for child in crew.children():
+                child.tell("hurry")
+            self._kill_later(crew, HURRY_GRACE)
 
     def _tried(self, code: int) -> None:
-        self._trial = None
-        if code:
-            self._say(
-                "error",
-                "the upgrade failed: the new code or the configuration does not pass its check; what serves goes on",
-                **_ending(code),
-            )
-            self._pid_file.tell_upgrade("failed", "the new code or the configuration does not pass its check")
+        if not self._upgrade.tried(code) or self._stopping or self._current is None:
             return
-        if self._stopping or self._current is None:
+        if self._leaving:
+            self._wait_to_upgrade()  # a reload has made workers superfluous meanwhile
             return
         crew = self._current
-        keep = [crew.controller.channel.fileno()] if crew.controller is not None and crew.controller.alive else []
-        keep += [child.channel.fileno() for child in crew.workers.values() if child.alive]
-        keep += [*crew.keep.values(), *self._ports.descriptors()]
-        state = os.memfd_create("qproxy-upgrade")
-        os.write(state, json.dumps(self._known(crew)).encode())
-        for descriptor in (state, *keep):
-            os.set_inheritable(descriptor, True)
-        notify(reloading())
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # nobody handles them until the new code does, and by default they are the end
-        with contextlib.suppress(BlockingIOError):
-            for number in set(self._wakeup[0].recv(4096)):  # came just before, and were not looked at
-                os.kill(os.getpid(), number)
-        signal.set_wakeup_fd(-1)
-        try:
-            os.execve(  # noqa: S606
-                sys.executable,
-                supervisor_command(self._config),
-                {**os.environ, UPGRADE: str(state), **self._pid_file.hand_over()},
-            )
-        except OSError as error:
-            os.close(state)
-            signal.set_wakeup_fd(self._wakeup[1].fileno(), warn_on_full_buffer=False)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            self._say("error", "the upgrade failed: the new code can't be begun; what serves goes on", reason=error.strerror)
-            self._pid_file.tell_upgrade("failed", f"the new code can't be begun: {error.strerror}")
+        known = {"form": self._form, "positions": self._positions, "ports": self._ports.known(), "crew": crew.known()}
+        self._upgrade.become(known, [*crew.descriptors(), *self._ports.descriptors()], _SIGNALS, self._wakeup[0])
 
-    def _known(self, crew: Crew) -> dict[str, Any]:
-        """What the next life of this process needs."""
-
-        def child(one: Child | None) -> list[Any] | None:
-            return [one.role, one.pid, one.channel.fileno()] if one is not None and one.alive else None
-
-        return {
-            "bank": crew.bank,
-            "form": self._form,
-            "positions": self._positions,
-            "ports": self._ports.known(),
-            "size": crew.size,
-            "drain": crew.drain,
-            "listeners": crew.listeners,
-            "keep": crew.keep,
-            "controller": child(crew.controller),
-            "workers": [[position, child(worker)] for position, worker in crew.workers.items()],
-        }
-
-    def _take_over(self, state: int) -> None:
+    def _take_over(self, known: dict[str, Any]) -> None:
         """Go on where the code before this one was."""
-        os.lseek(state, 0, os.SEEK_SET)
-        with os.fdopen(state, "rb") as file:
-            known = json.load(file)
-        crew = Crew(known["bank"])
         self._form, self._positions = known["form"], known["positions"]
         self._ports.take_over(known["ports"])
-        crew.drain, crew.listeners, crew.keep = known["drain"], known["listeners"], known["keep"]
-        crew.size = crew.wanted = known["size"]
-        if known["controller"] is not None:
-            role, pid, descriptor = known["controller"]
-            crew.controller = self._adopt(role, pid, kept_socket(descriptor))
-        for position, worker in known["workers"]:
-            if worker is not None:
-                role, pid, descriptor = worker
-                crew.workers[position] = self._adopt(role, pid, kept_socket(descriptor))
-                crew.workers[position].serving = True
+        self._current = crew = Crew.taken_over(known["crew"], self._adopt)
         for descriptor in crew.keep.values():
             os.set_inheritable(descriptor, False)
-        self._current = crew
         self._reap()
+        for child in crew.children():
+            self._flush_later(child)
         # Those who were waiting to be started again are not forgotten, whatever becomes of the upgrade.
         if crew.controller is None:
             self._later(BACKOFF, lambda: self._restart_controller(crew, 0))
@@ -693,19 +608,8 @@ class Supervisor:
             os.write(2, line.encode() + b"\n")
 
 
-def supervisor_command(config: str) -> list[str]:
-    """What makes a process the supervisor of the proxy with that configuration."""
-    return python("proxy.process.supervisor", config)
-
-
-def python(module: str, *arguments: str) -> list[str]:
-    """The command that runs *module* by this interpreter, with the warnings that it was told to show."""
-    return [sys.executable, *(f"-W{option}" for option in sys.warnoptions), "-m", module, *arguments]
-
-
-def _ending(code: int) -> dict[str, object]:
-    """How a process ended, for the log."""
-    return {"signal": signal.Signals(-code).name} if code < 0 else {"exit_code": code}
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def main() -> None:

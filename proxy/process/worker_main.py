@@ -23,6 +23,7 @@ from proxy.listen.handover import Handover
 from proxy.listen.shared_counts import SharedCounts
 from proxy.listen.tls import ContextError
 from proxy.observe import Metrics
+from proxy.process.crew import leave_signals
 from proxy.process.link import Link
 from proxy.process.setup import EXIT_FAILURE, EXIT_OK, complain, loop_factory, raise_descriptor_limit, settle_memory
 from proxy.process.worker import Place, Shared, Sockets, StartError, Worker
@@ -267,8 +268,7 @@ def main() -> None:
     """Start as the supervisor has it."""
     gc.collect()
     gc.disable()  # ``settle_memory`` lets it begin
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the supervisor says what is to be done
+    leave_signals()
 
     async def run() -> int:
         return await _Main(socket.socket(fileno=int(sys.argv[1]))).run()

@@ -1,7 +1,10 @@
 """``qproxy reload`` and ``qproxy upgrade``: they find the proxy that runs, and say what came of it."""
 
 import os
+import re
 import signal
+import socket
+import ssl
 import time
 from collections import Counter
 from pathlib import Path
@@ -10,7 +13,7 @@ import pytest
 from harness import clients
 from harness.cli import qproxy
 from harness.load import Load
-from harness.processes import children, controller, kill, serving
+from harness.processes import children, controller, gone, holder, kill, serving, workers
 
 HOST = "a.example.com"
 
@@ -170,6 +173,68 @@ def test_an_upgrade_is_done_when_the_command_ends(authority, start_proxy):
     again = qproxy("upgrade", "-c", proxy.config)
     assert again.code == 0
     assert qproxy("reload", "-c", proxy.config).out == "reloaded: generation 4\n"
+
+
+def began_to_read(authority, proxy):
+    """A client in the middle of an answer."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    raw = socket.create_connection(("127.0.0.1", proxy.port), timeout=20)
+    client = context.wrap_socket(raw, server_hostname=HOST)
+    client.sendall(b"GET /bytes/67108864 HTTP/1.1\r\nHost: %b\r\n\r\n" % HOST.encode())
+    assert client.recv(9) == b"HTTP/1.1 "
+    return client
+
+
+def test_an_upgrade_waits_for_old_workers_and_is_forced(authority, start_proxy):
+    proxy = start_proxy(server={"workers": 2, "timeouts": {"drain": "90s"}})
+    serving(proxy, 2)
+    with began_to_read(authority, proxy) as client:
+        old = holder(proxy, client.getsockname()[1])
+        assert qproxy("upgrade", "-c", proxy.config).code == 0
+        proxy.wait_for(lambda: len(workers(proxy)) == 3, "has one old worker only")
+        second = children(proxy)
+
+        waits = r"the upgrade waits for 1 old worker with 1 connection, until \d\d:\d\d:\d\d UTC at the latest"
+        for _ in range(2):
+            ran = qproxy("upgrade", "-c", proxy.config, "--timeout", "1")
+            assert (ran.code, ran.err) == (1, "qproxy: no word of the upgrade; its log has more\n")
+            assert re.fullmatch(waits + "; with --force they are ended at once\n", ran.out), ran.out
+        assert proxy.logs().count('"event":"the upgrade waits') == 1, "who asks again is told, and nobody is signalled again"
+        assert children(proxy) == second
+        assert client.recv(65536), "what is in progress goes on"
+
+        ran = qproxy("upgrade", "-c", proxy.config, "--force")
+        assert (ran.code, ran.err) == (0, "")
+        assert re.fullmatch(f"{waits}: they are ended now\nupgraded: process {proxy.pid} has new children\n", ran.out), ran.out
+        gone(old)
+    serving(proxy, 2)
+    assert '"event":"the upgrade is forced: old workers end, with their connections","workers":1,"connections":1' in proxy.logs()
+    for number in (signal.SIGUSR1, signal.SIGHUP):
+        proxy.process.send_signal(number)
+    proxy.wait_for(lambda: "no upgrade waits that could be forced" in proxy.logs(), "said that there is nothing to force")
+    proxy.wait_for(lambda: "configuration reloaded" in proxy.logs(), "reloaded")
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_one_process_says_that_it_can_not_be_upgraded(start_proxy, number):
+    proxy = start_proxy()
+    proxy.process.send_signal(number)
+    proxy.wait_for(lambda: '"level":"warning","event":"no upgrade: one process' in proxy.logs(), "said so")
+    assert proxy.health() == 200
+
+
+def test_signals_to_all_of_the_processes_are_for_the_supervisor(start_proxy):
+    """As from ``systemctl kill``."""
+    proxy = start_proxy(server={"workers": 2})
+    serving(proxy, 2)
+    before = children(proxy)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        for pid in before:
+            os.kill(pid, number)
+    assert qproxy("reload", "-c", proxy.config).code == 0
+    assert children(proxy) == before
+    assert proxy.metric("qproxy_worker_deaths_total") == 0
 
 
 def test_an_upgrade_that_fails_is_told(start_proxy):

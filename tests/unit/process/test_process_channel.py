@@ -1,5 +1,6 @@
 """Messages and descriptors arrive whole and in order, however they are cut on the way."""
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -91,3 +92,45 @@ def test_descriptors_that_nobody_took_are_closed():
     one.close()
     other.close()
     assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before - 2
+
+
+def taken_over(channel):
+    """As the code after an upgrade has it: of the one before it, nothing is left but the descriptors."""
+    known = json.loads(json.dumps(channel.known()))
+    kept = {descriptor: os.dup(descriptor) for descriptor in channel.descriptors()}
+    channel.close()
+    for descriptor, copy in kept.items():
+        os.dup2(copy, descriptor)
+        os.close(copy)
+    return Channel.taken_over(known)
+
+
+def test_what_came_by_half_is_whole_after_an_upgrade(ends):
+    one, other = ends
+    pipes = [readable(b"%d" % number) for number in range(2)]
+    one.send(bytes(3_000_000), pipes)
+    one.send(b"last")
+    assert other.receive() == []
+    after = taken_over(other)
+    assert not any(os.get_inheritable(descriptor) for descriptor in after.descriptors())
+    (first, descriptors), (last, none) = all_of(one, after, 2)
+    assert (first, last, none) == (bytes(3_000_000), b"last", [])
+    assert [os.read(descriptor, 9) for descriptor in descriptors] == [b"0", b"1"]
+    for descriptor in (*descriptors, *pipes):
+        os.close(descriptor)
+    after.close()
+
+
+def test_what_was_sent_by_half_is_sent_whole_after_an_upgrade(ends):
+    one, other = ends
+    pipe = readable(b"0")
+    one.send(bytes(range(256)) * 20_000)
+    one.send(b"with a descriptor", [pipe])
+    os.close(pipe)
+    after = taken_over(one)
+    assert after.pending > 0
+    (first, _), (second, descriptors) = all_of(after, other, 2)
+    assert (first, second, after.pending) == (bytes(range(256)) * 20_000, b"with a descriptor", 0)
+    assert os.read(descriptors[0], 9) == b"0"
+    os.close(descriptors[0])
+    after.close()
