@@ -103,6 +103,11 @@ class KeySet:
         """A cluster of one: the secret of the state folder is its only key, of epoch 0."""
         return cls((Key(0, -inf, secret),), secret, shared=False)
 
+    @property
+    def ring_key(self) -> bytes:
+        """What keys the ring of consistent hashing, 32 bytes; no rotation changes it."""
+        return _expanded(self.ring, f"qproxy {Purpose.RING}") if self.shared else self.ring
+
     def __post_init__(self) -> None:
         """Put the keys in order. Raises ValueError where there is none."""
         if not self.keys:
@@ -121,14 +126,21 @@ class KeySet:
 
 
 class Keyring:
-    """The keys of a process: those that follow from the key set that it has now.
+    """The keys of a process: those that follow from the key set that it has now, *keys*.
 
-    One object for the life of the process, so that whoever uses it sees what ``replace`` brings. *keys* as from ``parse``.
+    One object for the life of the process, so that whoever uses it sees what ``replace`` brings. *own* is the secret of the state folder,
+    for what no other machine is to know.
     """
 
-    def __init__(self, keys: KeySet) -> None:
+    def __init__(self, keys: KeySet, own: bytes) -> None:
+        self.own = own
         self._derived: dict[tuple[Purpose, int], bytes] = {}
         self.replace(keys)
+
+    @classmethod
+    def alone(cls, secret: bytes) -> "Keyring":
+        """Those of a machine that shares none: all follow from the secret of its state folder."""
+        return cls(KeySet.alone(secret), secret)
 
     def replace(self, keys: KeySet) -> None:
         """Have these keys from now on."""
@@ -166,11 +178,6 @@ class Keyring:
     def cid_key(self, epoch: int) -> bytes:
         """The key of QUIC-LB for the connection IDs of *epoch*, 16 bytes. Raises KeyError where there is no such epoch."""
         return self.derive(Purpose.CID, epoch)[:CID_KEY_BYTES]
-
-    @property
-    def ring(self) -> bytes:
-        """What consistent hashing is keyed with, 32 bytes; no rotation changes it."""
-        return _expanded(self.keys.ring, f"qproxy {Purpose.RING}") if self.keys.shared else self.keys.ring
 
 
 def config_id(epoch: int) -> int:

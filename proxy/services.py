@@ -31,7 +31,7 @@ class Services:
     """Seconds since the epoch, for log lines and Date."""
     make_request_id: Callable[[], bytes]
     secret: bytes
-    """Keys the hashes of addresses and connection ids (``balancer/affinity.py``)."""
+    """Keys the hashes of clients' addresses (``balancer/affinity.py``): another one as soon as another key of the cluster seals."""
     shedding: Load | None = None
     """Set while requests are to be turned away: it tells which."""
     draining: bool = False

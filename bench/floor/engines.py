@@ -12,6 +12,7 @@ from proxy.engine.choice import ENGINES, choose
 from proxy.engine.h1 import H1Connection
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.seam import Connection, Endpoint, EngineLimits
+from proxy.keys import Keyring
 from proxy.listen.tls import TlsContexts
 from proxy.sni import Certificate, TlsProfile
 
@@ -29,7 +30,7 @@ def endpoint(name: str, certificate: Path) -> Endpoint:
     """A QUIC endpoint. Raises NotInstalled."""
     profile = _profile(certificate)
     made: Endpoint = choose("quic", name).load()(
-        lambda _: profile, EngineLimits(), QuicSettings(), bytes(32), random_bytes=os.urandom, admit=None
+        lambda _: profile, EngineLimits(), QuicSettings(), Keyring.alone(bytes(32)), random_bytes=os.urandom, admit=None
     )
     return made
 

@@ -6,6 +6,7 @@ Nothing is bound or written, and nobody hears of it but that proxy's admin API, 
 import os
 import sys
 import time
+from math import inf
 from pathlib import Path
 
 import click
@@ -13,9 +14,11 @@ import click
 from proxy.cli.running import ask
 from proxy.config.collector import collector_paused
 from proxy.config.compile import compile_snapshot
+from proxy.config.connection_ids import connection_id_forms, keys_of
 from proxy.config.load import ConfigError, Configuration, load
 from proxy.config.material import self_signed
 from proxy.engine.choice import choose
+from proxy.keys import Keyring, KeySet, shown_time
 from proxy.observe import Metrics
 from proxy.process.pid_file import ASKS_RUNNING, find
 from proxy.snapshot import Pool, Site, Snapshot
@@ -67,7 +70,7 @@ def check(config: Path, *, running: bool) -> None:
         make_request_id=lambda: b"",
         default_certificate=self_signed(("localhost",)),
     )
-    click.echo("\n".join(summary(configuration, snapshot)))
+    click.echo("\n".join(summary(configuration, snapshot, time.time())))
     if running:
         lines, warnings = of_running(configuration, config)
         for text in warnings:
@@ -104,8 +107,8 @@ def of_running(configuration: Configuration, config: Path) -> tuple[list[str], l
     return lines or [f"{who} has this configuration"], []
 
 
-def summary(configuration: Configuration, snapshot: Snapshot) -> list[str]:
-    """What the configuration says: listeners, sites and pools, one line each."""
+def summary(configuration: Configuration, snapshot: Snapshot, now: float) -> list[str]:
+    """What the configuration says at the time *now*, in seconds since 1970: listeners, sites and pools, one line each."""
     lines = []
     for listener in snapshot.listeners:
         public = "" if listener.public_port == listener.address[1] else f", seen as port {listener.public_port}"
@@ -115,10 +118,13 @@ def summary(configuration: Configuration, snapshot: Snapshot) -> list[str]:
     lines.append("admin: off" if snapshot.admin is None else f"admin: {_address(snapshot.admin)}")
     engines = configuration.server.engines
     lines.append(f"engines: {choose('h2', engines.h2).name} for HTTP/2, {choose('quic', engines.quic).name} for HTTP/3")
-    if (ids := configuration.server.quic.connection_ids) is not None:
-        layout = ids.routable().layout
+    keys = Keyring(keys_of(configuration, b""), b"")
+    if (form := connection_id_forms(configuration, keys, now).present) is not None:
+        layout = form.layout
         how = "in clear" if layout.key is None else "encrypted"
-        lines.append(f"connection IDs: {layout.cid_bytes} bytes, server {ids.server_id.hex()}, configuration ID {layout.config_id}, {how}")
+        lines.append(f"connection IDs: {layout.cid_bytes} bytes, server {form.server_id.hex()}, configuration ID {layout.config_id}, {how}")
+    if configuration.keys is not None:
+        lines.append(f"cluster: {_keys(configuration.keys, now)}")
     lines.append(f"state: {configuration.state}")
     seen: dict[str, Site] = {}
     for host in (*snapshot.exact_hosts.values(), *snapshot.wildcard_hosts.values()):
@@ -127,6 +133,16 @@ def summary(configuration: Configuration, snapshot: Snapshot) -> list[str]:
     lines += [_pool(pool) for pool in snapshot.pools.values()]
     lines.append(f"{configuration.source}: right, {_count(len(configuration.warnings), 'warning')}")
     return lines
+
+
+def _keys(keys: KeySet, now: float) -> str:
+    """Which seals, and until when."""
+    sealing, until = keys.sealing(now), keys.next_begin(now)
+    others = ", ".join(str(key.epoch) for key in keys.keys if key is not sealing)
+    opens = f"; opens {others} too" if others else ""
+    if until == inf:
+        return f"the key of epoch {sealing.epoch} seals, and none comes after it{opens}"
+    return f"the key of epoch {sealing.epoch} seals until {shown_time(until)}, then that of {keys.sealing(until).epoch}{opens}"
 
 
 def _site(site: Site, snapshot: Snapshot) -> str:

@@ -2,13 +2,17 @@
 
 import os
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from balancer.quic_lb import Codec, Minter, NotRoutable, Server, is_unroutable
+from balancer.quic_lb import Codec, Minter, NotRoutable, Server, config_id_of, is_unroutable
+from proxy.config.connection_ids import connection_id_forms, keys_of
 from proxy.config.load import ConfigError, load
 from proxy.engine.quic.ids import Routable
+from proxy.keys import Keyring
 
 EXIT_CONFIGURATION = 2
 
@@ -38,14 +42,16 @@ def decode(hex_digits: str, config: Path) -> None:
     if len(given) > 1 and is_unroutable(given):
         click.echo(f"names no server\nslot: {given[-1]} (where several workers share the port)")
         return
-    routable = _routable(config)
+    forms = _forms(config)
+    routable = next((form for form in forms if form.layout.config_id == config_id_of(given)), forms[0])
     try:
         decoded = Codec(routable.layout).decode(given)
     except NotRoutable as error:
         click.echo(f"names no server: {error}")
         sys.exit(1)
     whose = "this server" if decoded.server_id == routable.server_id else f"another server; this one is {routable.server_id.hex()}"
-    click.echo(f"configuration ID: {routable.layout.config_id}")
+    epoch = "" if routable.epoch is None else f" (epoch {routable.epoch} of the cluster's keys)"
+    click.echo(f"configuration ID: {routable.layout.config_id}{epoch}")
     click.echo(f"server ID: {decoded.server_id.hex()} ({whose})")
     click.echo(f"nonce: {decoded.nonce.hex()}")
     if decoded.slot is not None:
@@ -57,21 +63,22 @@ def decode(hex_digits: str, config: Path) -> None:
 @_config
 def new(count: int, config: Path) -> None:
     """Mint connection IDs of this server, to try a balancer with."""
-    routable = _routable(config)
+    routable = _forms(config)[0]
     mint = Minter(Codec(routable.layout), Server(routable.server_id, os.urandom(16)), os.urandom)
     for _ in range(count):
         click.echo(mint().hex())
 
 
-def _routable(config: Path) -> Routable:
+def _forms(config: Path) -> Sequence[Routable]:
+    """Those that name this server, the present one first."""
     try:
         configuration = load(config, os.environ, keep=False)
     except ConfigError as error:
         for problem in error.problems:
             click.echo(str(problem), err=True)
         sys.exit(EXIT_CONFIGURATION)
-    connection_ids = configuration.server.quic.connection_ids
-    if connection_ids is None:
+    forms = connection_id_forms(configuration, Keyring(keys_of(configuration, b""), b""), time.time()).routable
+    if not forms:
         msg = f"{config} has no server.quic.connection_ids: the connection IDs are opaque"
         raise click.ClickException(msg)
-    return connection_ids.routable()
+    return forms

@@ -17,12 +17,14 @@ import httpx
 from balancer.pool import Member, Outcome
 from proxy.config.compile import compile_snapshot
 from proxy.config.compile_pool import compile_endpoint
+from proxy.config.connection_ids import keys_of
 from proxy.config.load import ConfigError, Configuration, load
 from proxy.config.material import self_signed
 from proxy.config.names import parse_endpoint
 from proxy.control.explain import TRANSPORTS, Line, Question
 from proxy.control.explain import explain as explain_request
 from proxy.control.state import SECRET_BYTES, StateError, read_secret
+from proxy.keys import Keyring, Purpose
 from proxy.observe import Metrics
 from proxy.snapshot import Pool, Snapshot
 
@@ -51,8 +53,8 @@ def explain(  # noqa: PLR0913, PLR0917  # click gives each option an argument
     try:
         configuration = load(config, os.environ, keep=False)
         kept = read_secret(configuration.state)
-        secret = kept or bytes(SECRET_BYTES)
-        snapshot = _compile(configuration, secret)
+        keys = keys_of(configuration, kept or bytes(SECRET_BYTES))
+        snapshot = _compile(configuration, keys.ring_key)
     except ConfigError as error:
         click.echo(str(error), err=True)
         sys.exit(2)
@@ -63,8 +65,10 @@ def explain(  # noqa: PLR0913, PLR0917  # click gives each option an argument
     now = time.monotonic()
     places: dict[tuple[str, str], str] = {}
     notes = [_running_states(snapshot, now, places)]
-    if kept is None:
+    if kept is None and not keys.shared:
         notes.append(Line("secret", f"none in {configuration.state} before the first start: then keys, and what they choose, are others"))
+    keyring = Keyring(keys, b"")
+    secret = keyring.derive(Purpose.HASH, keyring.sealing(time.time()))
     for line in [*explain_request(snapshot, question, secret, now, places), *notes]:
         click.echo(f"{line.step:<{STEP_WIDTH}} {line.text}".rstrip())
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from proxy.config.load import Configuration
 from proxy.config.model_server import ConnectionIds, Listener, Server
+from proxy.keys import KeySet, config_id
 from proxy.policy.answer import Redirect, Respond
 from proxy.policy.headers import HeaderEdit
 from proxy.snapshot import Forward, Pool, Route, Site, Snapshot
@@ -66,7 +67,10 @@ def diff(old: Snapshot, new: Snapshot) -> list[str]:
 
 def outside(old: Configuration, new: Configuration) -> list[str]:
     """What a reload changes besides the Snapshot, but for the number of workers, which depends on how the proxy was started."""
-    lines = _connection_ids_change(old.server.quic.connection_ids, new.server.quic.connection_ids)
+    lines = _connection_ids_change(old, new)
+    if old.keys != new.keys:
+        before, after = _epochs(old.keys), _epochs(new.keys)
+        lines.append(f"cluster.keys: {before} -> {after}{', with other keys' if before == after else ''}")
     if old.server.watch != new.server.watch:
         lines.append(f"watch {'on' if new.server.watch else 'off'}")
     return lines
@@ -102,13 +106,28 @@ def _listeners(server: Server) -> dict[str, list[Listener]]:
     return found
 
 
-def _connection_ids_change(old: ConnectionIds | None, new: ConnectionIds | None) -> list[str]:
-    if old == new:
+def _epochs(keys: KeySet | None) -> str:
+    """As much as may be told of them."""
+    return "none" if keys is None else "epochs " + ", ".join(str(key.epoch) for key in keys.keys)
+
+
+def _connection_ids_change(old: Configuration, new: Configuration) -> list[str]:
+    before, after = old.server.quic.connection_ids, new.server.quic.connection_ids
+    if before == after and old.server_id == new.server_id:
         return []
     line = f"quic.{LIVE} changed"
-    if old is not None and new is not None and old.config == new.config:
-        line += f", but their configuration ID is {new.config} as before: no balancer can tell old ones from new ones"
+    if before is not None and after is not None:
+        one, other = _configs(old, before), _configs(new, after)
+        if one == other:
+            line += f", but their configuration ID is {' or '.join(map(str, other))} as before: no balancer can tell old ones from new ones"
     return [line]
+
+
+def _configs(configuration: Configuration, ids: ConnectionIds) -> list[int]:
+    """The configuration IDs of its connection IDs, in the order of their keys."""
+    if configuration.keys is None or ids.in_clear:
+        return [ids.config]
+    return [config_id(key.epoch) for key in configuration.keys.keys]
 
 
 def _from_to(one: object, other: object) -> str:

@@ -19,8 +19,10 @@ from proxy.config.model_pool import Pool, PoolTls
 from proxy.config.model_server import File, Server, ServerTls
 from proxy.config.model_site import Site, SiteTls
 from proxy.config.names import SRV
+from proxy.config.own_address import own_address, server_id_of
 from proxy.config.problem import Problem
-from proxy.config.source import Document, Step
+from proxy.config.source import Document, Step, open_to_others, read_text
+from proxy.keys import KeyFileError, KeySet, parse
 from proxy.snapshot import UpstreamTls
 from proxy.sni import KINDS, Certificate, ClientCertificateRule
 
@@ -43,6 +45,8 @@ class Material:
     """Everything that was read, and what was wrong with it."""
 
     default: Certificate | None = None
+    keys: KeySet | None = None
+    server_id: bytes | None = None
     sites: list[SiteMaterial] = field(default_factory=list)
     upstream_tls: dict[str, UpstreamTls] = field(default_factory=dict)
     files: list[CertificateFiles] = field(default_factory=list)
@@ -56,6 +60,8 @@ def gather_material(files: list[tuple[Document, File]], server: Server, state: P
     for document, model in files:
         if model.server is server:
             gatherer.default(document, server.tls)
+            gatherer.cluster(document, server)
+            gatherer.server_id(document, server)
     for document, model in files:
         for path, site in _sites(model):
             gatherer.site(document, path, site, server.tls)
@@ -94,6 +100,52 @@ class _Gatherer:
         self._default_broken = self.material.default is None
         self._default_files = files
         self.material.files.append(CertificateFiles("default", *files))
+
+    def cluster(self, document: Document, server: Server) -> None:
+        """The keys that instances share."""
+        cluster = server.cluster
+        if cluster is None:
+            return
+        where: Where = ("server", "cluster", "key_file" if cluster.key is None else "key")
+        text, name = cluster.key, ""
+        if cluster.key_file is not None:
+            file = document.file.parent / cluster.key_file
+            text, reason = read_text(file)
+            name = str(file)
+            if text is None:
+                self.material.problems.append(document.problem(where, f"{file}: {reason}"))
+                return
+            if open_to_others(file):
+                message = f"{file}: can be read by everybody; expected by its owner only, since who has these keys can read early data"
+                self.material.warnings.append(document.problem(where, message + " and play this server to clients with a ticket"))
+        assert text is not None
+        try:
+            self.material.keys = parse(text, name or document.find(where).origin or "key")
+        except KeyFileError as error:
+            self.material.problems += [document.problem(where, problem) for problem in error.problems]
+
+    def server_id(self, document: Document, server: Server) -> None:
+        """What names this server in its connection IDs."""
+        ids = server.quic.connection_ids
+        if ids is None:
+            return
+        where: Where = ("server", "quic", "connection_ids", "server_id")
+        given = ids.server_id
+        if given == "address":
+            address = own_address()
+            if address is None:
+                message = (
+                    "this machine has no route to others, so none of its addresses is known for its own; expected the server ID itself"
+                )
+                self.material.problems.append(document.problem(where, message))
+                return
+            given = server_id_of(address)
+            try:
+                ids.layout(len(given))
+            except ValueError as error:
+                self.material.problems.append(document.problem(where, f"this machine's address is {address}, and {error}"))
+                return
+        self.material.server_id = given
 
     def site(self, document: Document, path: Where, site: Site, server_tls: ServerTls) -> None:
         """A site's certificate and its rule for clients."""

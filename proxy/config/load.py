@@ -20,6 +20,7 @@ from proxy.config.problem import ConfigError, Problem
 from proxy.config.references import check_references
 from proxy.config.source import Document, noted, read_document
 from proxy.config.translate import validate
+from proxy.keys import KeySet
 from proxy.snapshot import UpstreamTls
 from proxy.sni import Certificate
 
@@ -51,6 +52,12 @@ class Configuration:
     """What to watch."""
     state: Path
     """The folder for secrets."""
+    keys: KeySet | None
+    """Those that ``server.cluster`` shares."""
+    key_file: Path | None
+    """Where they stand, if in a file."""
+    server_id: bytes | None
+    """That of ``server.quic.connection_ids``."""
     qlog_folder: Path | None
     """The folder for traces, where there are to be any."""
     warnings: tuple[Problem, ...]
@@ -117,6 +124,9 @@ def _load(directory: Path, environ: Mapping[str, str], now: float | None, read: 
         default_certificate=material.default,
         certificate_files=tuple(material.files),
         state=state,
+        keys=material.keys,
+        key_file=_home(files) / server.cluster.key_file if server.cluster is not None and server.cluster.key_file is not None else None,
+        server_id=material.server_id,
         qlog_folder=_home(files) / server.quic.qlog.folder if server.quic.qlog is not None else None,
         warnings=tuple(sorted({*warnings, *material.warnings})),
         read=read,

@@ -8,9 +8,8 @@ from balancer.quic_lb import KEY_BYTES, Layout
 from proxy.config.model_base import SWITCH, Model
 from proxy.config.model_pool import Pool
 from proxy.config.model_site import Health, HealthOrOff, Site, health_switch
-from proxy.config.names import FieldName, FileName, HexBytes, Name, Nameserver, Network, SocketAddress
+from proxy.config.names import CidKey, FieldName, FileName, KeyText, Name, Nameserver, Network, ServerId, SocketAddress
 from proxy.config.units import Duration, DurationOrOff, Size, SizeOrOff, is_off, says
-from proxy.engine.quic.ids import Routable
 
 
 class ProxyProtocol(Model):
@@ -131,6 +130,30 @@ class Engines(Model):
     """QUIC and HTTP/3: ``aioquic`` (in Python, everywhere), ``native`` (quiche; the package qproxy-native)."""
 
 
+_ADDRESS_BYTES = 4
+
+
+class Cluster(Model):
+    """What instances share: keys, so that each takes what another gave.
+
+    From them follow those of session tickets, Retry tokens, connection IDs and their reset tokens, and of the choice of backends. A reload
+    takes keys that have changed, and a key begins at its time by itself. See docs/how-to/share-keys.md.
+    """
+
+    key_file: FileName | None = None
+    """File with the keys, as ``qproxy keygen`` writes it."""
+    key: KeyText | None = Field(default=None, repr=False)
+    """The same text, in the place of a file: ``${CLUSTER_KEY}``."""
+
+    @model_validator(mode="after")
+    def _one(self) -> "Cluster":
+        if self.key_file is None and self.key is None:
+            raise says("neither 'key_file' nor 'key'; expected one of them")
+        if self.key_file is not None and self.key is not None:
+            raise says("'key' stands beside 'key_file'; expected one of them", "key")
+        return self
+
+
 class ConnectionIds(Model):
     """Connection IDs that name this server, for a load balancer in front to route by: QUIC-LB (draft-ietf-quic-load-balancers-21).
 
@@ -138,15 +161,18 @@ class ConnectionIds(Model):
     lead to its connection until then. Teach the balancers the new form first, under a ``config`` of its own.
     """
 
-    server_id: HexBytes
-    """1 to 15 bytes that no other server behind the balancer has: hexadecimal digits, or ``base64:`` and its text."""
+    server_id: ServerId
+    """1 to 15 bytes that no other server behind the balancer has: hexadecimal digits, or ``base64:`` and its text. ``address`` takes this
+    machine's own address, as others see it: an IPv4 address is 4 bytes, of an IPv6 address the last 8 serve. It needs an encrypted form."""
     nonce: int = Field(default=8, ge=4, le=18)
     """Bytes that make each one different. With 4, they are used up after 4 billion, or 16 million of each worker where there are several;
     then they name no server any more."""
-    key: HexBytes | None = Field(default=None, repr=False)
-    """16 bytes, shared with the balancers, to encrypt server ID and nonce; best taken from a file: ``!file PATH``. Default: in clear."""
+    key: CidKey | None = Field(default=None, repr=False)
+    """16 bytes, shared with the balancers, to encrypt server ID and nonce; best taken from a file: ``!file PATH``. Default: it follows from
+    the keys of ``server.cluster``; without them, in clear. ``off``: in clear in any case, for a balancer that has no key."""
     config: int = Field(default=0, ge=0, le=6)
-    """Configuration ID (config rotation codepoint): balancers may know several, during a change."""
+    """Configuration ID (config rotation codepoint): balancers may know several, during a change. Under the keys of ``server.cluster`` it is
+    the epoch of the key modulo 7, and can't be chosen."""
     slot: bool = False
     """Whether a byte in clear stands at the end, for the number of the worker (the form of AWS: server ID 8, nonce 10, slot on). Several
     workers need it: by it the kernel finds whose datagram it is."""
@@ -155,11 +181,31 @@ class ConnectionIds(Model):
 
     @model_validator(mode="after")
     def _fits(self) -> "ConnectionIds":
+        length = _ADDRESS_BYTES if self.server_id == "address" else len(self.server_id)
         try:
-            self.routable()
+            self.layout(length)
         except ValueError as error:
-            raise says(str(error), "key" if self.key is not None and len(self.key) != KEY_BYTES else "server_id") from None
+            wrong_key = isinstance(self.key, bytes) and len(self.key) != KEY_BYTES
+            raise says(str(error), "key" if wrong_key else "server_id") from None
         return self
+
+    def suit_keys(self, *, shared: bool) -> None:
+        """Raise a mistake, for a validator of ``Server``, where these don't go together with the keys of a cluster, or with none."""
+        at = ("quic", "connection_ids")
+        if shared and isinstance(self.key, bytes):
+            text = "'key' stands beside server.cluster, from whose keys it follows; expected none, or 'key: off' for IDs in clear"
+            raise says(text, *at, "key")
+        if shared and not self.in_clear and "config" in self.model_fields_set:
+            text = "'config' stands beside server.cluster, from whose epochs it follows; expected none, or 'key: off' for IDs in clear"
+            raise says(text, *at, "config")
+        if self.server_id == "address" and not isinstance(self.key, bytes) and (self.in_clear or not shared):
+            text = "'server_id: address' in clear would show this machine's address to every client; expected server.cluster, or a 'key'"
+            raise says(text, *at, "server_id")
+
+    @property
+    def in_clear(self) -> bool:
+        """Whether they are to be so, whatever keys there are."""
+        return self.key == "off"
 
     def suit(self, workers: int) -> None:
         """Raise a mistake, for a validator of ``Server``, where so many workers can't share a port with these."""
@@ -167,10 +213,14 @@ class ConnectionIds(Model):
             text = f"'slot' is off, and there are {workers} workers; expected 'slot: on', by which the kernel finds whose datagram it is"
             raise says(text, "quic", "connection_ids")
 
-    def routable(self) -> Routable:
-        """For the engines. Raises ValueError for what QUIC-LB does not allow."""
-        layout = Layout(self.config, len(self.server_id), self.nonce, self.slot, self.key, self.length_in_first_octet)
-        return Routable(layout, self.server_id)
+    def layout(self, server_id_bytes: int, config: int | None = None, key: bytes | None = None) -> Layout:
+        """Of IDs whose server ID has that length, with *config* and *key* where they follow from a cluster's keys.
+
+        Raises ValueError for what QUIC-LB does not allow.
+        """
+        own = self.key if isinstance(self.key, bytes) else None
+        config = self.config if config is None else config
+        return Layout(config, server_id_bytes, self.nonce, self.slot, key or own, self.length_in_first_octet)
 
 
 class KeepAlive(Model):
@@ -238,7 +288,7 @@ class Quic(Model):
     """The same for what is sent (``net.core.wmem_max``)."""
     resumption: bool = True
     """Whether clients get session tickets, for a shorter handshake and the same backend when they come back within a day. Their keys
-    follow from the secret in the state folder. Hosts with client certificates give none."""
+    follow from the secret in the state folder, or from ``server.cluster``. Hosts with client certificates give none."""
 
     idle_timeout: Duration | None = None
     """Without a packet from the client before its connection ends, requests in progress or not; the client may ask for less
@@ -327,6 +377,8 @@ class Server(Model):
     state: FileName | None = None
     """Folder for secrets and made certificates; default: ``$STATE_DIRECTORY`` when it is set (systemd), else ``.state`` beside the folder
     of the configuration."""
+    cluster: Cluster | None = None
+    """What this instance shares with others; default: nothing, and its keys follow from the secret in the state folder."""
     tls: ServerTls = ServerTls()
     """The default certificate."""
     limits: Limits = Limits()
@@ -366,6 +418,7 @@ class Server(Model):
     def _shares_ports(self) -> "Server":
         if self.quic.connection_ids is not None:
             self.quic.connection_ids.suit(2 if self.workers == "auto" else self.workers)
+            self.quic.connection_ids.suit_keys(shared=self.cluster is not None)
         return self
 
     @model_validator(mode="after")

@@ -3,12 +3,12 @@
 import re
 from base64 import b64decode
 from ipaddress import ip_address, ip_network
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from proxy.config.units import as_text, text_of, wrong
+from proxy.config.units import as_text, is_off, text_of, wrong
 from proxy.message import Address
 from proxy.policy.headers import check_editable
 from proxy.policy.template import Template, TemplateError
@@ -296,6 +296,25 @@ def parse_bytes(value: object) -> bytes:
         raise wrong(expected) from None
 
 
+def parse_server_id(value: object) -> bytes | str:
+    """Bytes, or ``address``."""
+    return value if value == "address" else parse_bytes(value)
+
+
+def parse_cid_key(value: object) -> bytes | str:
+    """Bytes, or ``off``."""
+    return "off" if is_off(value) else parse_bytes(value)
+
+
+def parse_keys(value: object) -> str:
+    """The text of a key file; what it says is for ``keys.parse``."""
+    expected = "the lines of a key file: EPOCH BEGIN KEY"
+    text = text_of(value, expected)
+    if not text.strip():
+        raise wrong(expected, why="is empty")
+    return text
+
+
 def parse_file(value: object) -> str:
     """A file's name, relative to the YAML file that it stands in."""
     text = text_of(value, "the name of a file")
@@ -374,4 +393,9 @@ StatusRange = Annotated[
 ]
 Name = Annotated[str, *as_text(parse_name, "name")]
 HexBytes = Annotated[bytes, *as_text(parse_bytes, "hexadecimal digits", examples=["0x00c0ffee"])]
+ServerId = Annotated[
+    bytes | Literal["address"], *as_text(parse_server_id, "hexadecimal digits, or `address`", examples=["0x00c0ffee", "address"])
+]
+CidKey = Annotated[bytes | Literal["off"], *as_text(parse_cid_key, "hexadecimal digits, or `off`")]
+KeyText = Annotated[str, *as_text(parse_keys, "lines of a key file")]
 FileName = Annotated[str, *as_text(parse_file, "file name")]

@@ -143,6 +143,14 @@ def read_text(file: Path) -> tuple[str | None, str]:
         return None, f"not UTF-8: byte {data[error.start]:#04x} at offset {error.start}; expected text in UTF-8"
 
 
+def open_to_others(file: Path) -> bool:
+    """Whether everybody on this machine may read it."""
+    try:
+        return bool(file.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False
+
+
 def digest(data: bytes | None, reason: str) -> bytes:
     """Tells contents apart, and a file that can't be read from one that can: of what ``read_bytes`` gave."""
     return hashlib.sha256(data).digest() if data is not None else b"!" + reason.encode()

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from proxy.engine.quic.settings import CERTIFICATE_COMPRESSIONS, QuicSettings
 from proxy.engine.quic.tickets import Tickets
 from proxy.engine.seam import Connection, Endpoint, EngineLimits, Handle, Select, Tracer
+from proxy.keys import Keyring
 from proxy.message import Address
 
 Kind: TypeAlias = Literal["h2", "quic"]
@@ -103,7 +104,7 @@ class MakeQuic(Protocol):
         select: Select,
         limits: EngineLimits,
         settings: QuicSettings,
-        secret: bytes,
+        keys: Keyring,
         *,
         random_bytes: Callable[[int], bytes],
         admit: Callable[[Handle, Address], bool] | None,

@@ -229,8 +229,10 @@ class Endpoint(Protocol):
     def refuse_new(self) -> None:
         """Answer new connection attempts with CONNECTION_REFUSED from now on (drain)."""
 
-    def change_connection_ids(self, routable: Routable | None) -> bool:
+    def change_connection_ids(self, routable: Routable | None, known: Sequence[Routable] = ()) -> bool:
         """Issue connection IDs of another form from now on (config rotation of QUIC-LB); None: opaque ones. False: it is the present one.
+
+        *known* are forms whose IDs are ours too (``QuicSettings.known``).
 
         Living connections keep theirs until ``renew_connection_ids``; handshakes in progress are renewed when they are complete.
         """

@@ -7,7 +7,7 @@ socket waits for writability; nothing is dropped here. Decides nothing about req
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TypeAlias
 
@@ -414,9 +414,9 @@ class UdpListener:
 
     # Connection IDs
 
-    def change_connection_ids(self, routable: Routable | None) -> None:
+    def change_connection_ids(self, routable: Routable | None, known: Sequence[Routable] = ()) -> None:
         """Issue connection IDs of another form from now on, and have living connections change theirs, so many in a turn of the loop."""
-        if self.endpoint.change_connection_ids(routable):
+        if self.endpoint.change_connection_ids(routable, known):
             connections = self.endpoint.connections_to_renew
             self.services.log.info("connection IDs have another form", listener=self.listener.name, connections=connections)
             self._renew()

@@ -254,7 +254,12 @@ class Controller:
             return self._watched
         state = self._configuration.state.absolute()
         known = {file.absolute() for pair in self._configuration.certificate_files for file in (pair.certificate, pair.key)}
-        self._watched = {file: content for file, content in self._read.items() if file not in known and state not in file.parents}
+        own = self._configuration.key_file  # may stand in the state folder, and is not made by the proxy
+        self._watched = {
+            file: content
+            for file, content in self._read.items()
+            if file not in known and (state not in file.parents or (own is not None and file == own.absolute()))
+        }
         return self._watched
 
     def _status(self) -> ConfigStatus:

@@ -8,11 +8,13 @@ import pickle
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from proxy import __version__
+from proxy.config.connection_ids import connection_id_forms, keys_of
 from proxy.config.load import ConfigError, Configuration, load
 from proxy.config.material import self_signed
 from proxy.config.transfer import unpack
@@ -20,6 +22,7 @@ from proxy.control.log import Logs, LogSettings
 from proxy.control.state import StateError, load_secret
 from proxy.engine.choice import choose
 from proxy.engine.quic.ids import FORMS, Routable, steered_lengths
+from proxy.keys import Keyring
 from proxy.listen.bind import Buffers
 from proxy.listen.tls import ContextError
 from proxy.observe import Metrics
@@ -30,7 +33,7 @@ from proxy.process.naming import make_naming
 from proxy.process.privileges import PrivilegeError, drop, hand_over
 from proxy.process.remote import Kept, RemoteTeam
 from proxy.process.setup import EXIT_CONFIGURATION, EXIT_FAILURE, EXIT_OK, complain, cpus, loop_factory, settle_memory, shown, workers_of
-from proxy.process.worker import Shared, StartError, routable, udp_buffers
+from proxy.process.worker import Shared, StartError, udp_buffers
 from proxy.tasks import Tasks
 
 KEEP_EVERY = 5.0
@@ -166,9 +169,10 @@ class _Main:
 
     def _steer(self, configuration: Configuration) -> None:
         """The forms of connection IDs by which the kernel finds a worker: the new one, and those before it while clients have them."""
-        form = routable(configuration)
-        if not self._forms or self._forms[-1] != form:
-            self._forms = [*self._forms, form][-FORMS:]
+        keys = Keyring(keys_of(configuration, b""), b"")
+        forms = connection_id_forms(configuration, keys, time.time()).routable or (None,)
+        if set(self._forms[-len(forms) :]) != set(forms):
+            self._forms = [*(form for form in self._forms if form not in forms), *forms][-FORMS:]
             self._supervisor.send({"op": "steer", "lengths": steered_lengths(self._forms)})
 
     def _reload_ended(self) -> None:

@@ -22,6 +22,7 @@ from balancer.health import Status
 from balancer.pool import Outcome
 from proxy.config.compile import adopt, compile_snapshot, with_port
 from proxy.config.compile_pool import Services
+from proxy.config.connection_ids import keys_of
 from proxy.config.diff import in_use
 from proxy.config.load import Configuration
 from proxy.config.transfer import pack
@@ -276,7 +277,7 @@ class RemoteTeam:
         return compile_snapshot(
             configuration,
             metrics=Metrics(),  # requests are counted elsewhere
-            secret=self._shared.secret,
+            secret=keys_of(configuration, self._shared.secret).ring_key,
             seed=secrets.randbits(64),
             generation=generation,
             make_request_id=bytes,

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from proxy.config.compile import adopt, compile_snapshot, with_port
+from proxy.config.connection_ids import connection_id_forms, keys_of
 from proxy.config.load import Configuration
 from proxy.control.certificates import with_certificates
 from proxy.control.log import Logs
@@ -23,10 +24,10 @@ from proxy.control.presence import Presence
 from proxy.control.qlog import TraceSettings, Tracing
 from proxy.deadlines import TICK, Deadlines
 from proxy.engine.choice import MakeQuic, choose
-from proxy.engine.quic.ids import Routable
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.quic.tickets import Tickets
 from proxy.engine.seam import Endpoint, Handle
+from proxy.keys import Keyring, Purpose
 from proxy.listen.bind import Buffers
 from proxy.listen.descriptors import Descriptors
 from proxy.listen.handover import Handover
@@ -124,7 +125,9 @@ class Worker:
         self.naming.resolver.moved.append(self._upstreams.move)
         self.naming.discovery.changed.append(self._repopulated)
         self._presence = Presence(configuration.state, time.time)
-        self._tickets = Tickets(shared.secret, time.time, os.urandom, self._presence.alone_since)
+        self._keys = Keyring(keys_of(configuration, shared.secret), shared.secret)
+        self._epoch = self._keys.sealing(time.time())
+        self._tickets = Tickets(self._keys, time.time, os.urandom, self._presence.alone_since)
         snapshot = self._compile(configuration, None, shared.generation)
         self._services = Services(
             snapshot=snapshot,
@@ -136,7 +139,7 @@ class Worker:
             clock=time.monotonic,
             wall_clock=time.time,
             make_request_id=self._make_request_id,
-            secret=shared.secret,
+            secret=self._keys.derive(Purpose.HASH, self._epoch),
         )
         self._contexts = TlsContexts()
         self._contexts.build(snapshot)
@@ -229,6 +232,7 @@ class Worker:
     def _endpoint(self, listener: Listener, admit: Callable[[Handle, Address], bool]) -> Endpoint:
         snapshot = self.snapshot
         quic = self._configuration.server.quic
+        forms = connection_id_forms(self._configuration, self._keys, time.time())
         settings = QuicSettings(
             idle_timeout=self._configuration.server.quic_idle,
             handshake_timeout=snapshot.timeouts.handshake,
@@ -244,7 +248,8 @@ class Worker:
             migration=listener.migration,
             keep_alive=quic.keep_alive.interval if quic.keep_alive is not None else 0.0,
             keep_alive_idle=quic.keep_alive is not None and quic.keep_alive.when == "always",
-            routable=routable(self._configuration),
+            routable=forms.present,
+            known=forms.others,
             slot=self._place.slot if self._place is not None else None,
         )
         make: MakeQuic = self.quic.load()
@@ -252,7 +257,7 @@ class Worker:
             self._select,
             snapshot.limits.engine,
             settings,
-            self._shared.secret,
+            self._keys,
             random_bytes=os.urandom,
             admit=admit,
             tickets=self._tickets if quic.resumption else None,
@@ -305,6 +310,8 @@ class Worker:
                 self._pressure.look(now - due, now)
                 services.deadlines.turn(services.clock())
                 self._descriptors.look(services.clock())
+                if self._keys.sealing(services.wall_clock()) != self._epoch:
+                    self._seal_anew()
                 self._logs.flush()
                 if count % EXPIRE_EVERY == 0:
                     self._upstreams.expire(services.clock())
@@ -313,6 +320,17 @@ class Worker:
                         udp.look()
             except Exception:  # noqa: BLE001  # without its tick a process would keep everything for ever
                 self._log.exception("a tick failed")
+
+    def _seal_anew(self) -> None:
+        """Another key seals: by its time, or by a reload."""
+        now = time.time()
+        before, self._epoch = self._epoch, self._keys.sealing(now)
+        if before != self._epoch:
+            self._log.info("another key of the cluster seals", epoch=self._epoch, before=before)
+        self._services.secret = self._keys.derive(Purpose.HASH, self._epoch)
+        forms = connection_id_forms(self._configuration, self._keys, now)
+        for udp in self._udp:
+            udp.change_connection_ids(forms.present, forms.others)
 
     # Configuration
 
@@ -343,8 +361,8 @@ class Worker:
         self._limits.replace(snapshot.limits, snapshot.trusted_proxies)
         self._services.output.replace(snapshot.limits)
         self.meters.config_generation.cell().value = snapshot.generation
-        for udp in self._udp:
-            udp.change_connection_ids(routable(configuration))
+        self._keys.replace(keys_of(configuration, self._shared.secret))
+        self._seal_anew()
 
     def _repopulated(self, pool: Pool) -> None:
         """DNS has other backends for *pool*: the hosts of new ones are looked up, connections to old ones let go."""
@@ -365,7 +383,7 @@ class Worker:
         return compile_snapshot(
             configuration,
             metrics=metrics or self._metrics,
-            secret=self._shared.secret,
+            secret=keys_of(configuration, self._shared.secret).ring_key,
             seed=self._seed,
             generation=generation,
             make_request_id=self._make_request_id,
@@ -440,12 +458,6 @@ def udp_buffers(configuration: Configuration) -> Buffers:
     """Of the sockets for QUIC."""
     quic = configuration.server.quic
     return Buffers(quic.receive_buffer, quic.send_buffer)
-
-
-def routable(configuration: Configuration) -> Routable | None:
-    """The form of connection IDs, where a balancer in front routes by them."""
-    ids = configuration.server.quic.connection_ids
-    return ids.routable() if ids is not None else None
 
 
 def _request_ids() -> Callable[[], bytes]:

@@ -18,6 +18,7 @@ from harness.raw3 import initial
 
 from balancer.affinity import connection_key
 from proxy.engine.quic.retry import Tokens
+from proxy.keys import Keyring
 
 pytestmark = pytest.mark.speaks("HTTP/3")
 HOST = "a.example.com"
@@ -101,7 +102,7 @@ def test_a_token_holds_for_a_short_time(asking, authority):
     for age, result in ((60, "expired"), (0, "valid")):
         with closing(ByHand(authority)) as unused:
             via = unused.via
-            token = Tokens(secret(asking), os.urandom).seal(via.getsockname(), b"original", source, time.time() - age)
+            token = Tokens(Keyring.alone(secret(asking)), os.urandom).seal(via.getsockname(), b"original", source, time.time() - age)
             client = ByHand(authority, token=token, to=source)
             client.via.close()
             client.via = via

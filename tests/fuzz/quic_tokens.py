@@ -12,6 +12,7 @@ from proxy.engine.quic import packets
 from proxy.engine.quic.retry import Refusal, Tokens
 from proxy.engine.quic.settings import MIN_DATAGRAM
 from proxy.engine.quic.tickets import Tickets
+from proxy.keys import Keyring
 from tests.fuzz.runner import main
 
 TRIES = 50
@@ -63,7 +64,7 @@ def decode(codec: Codec, cid: bytes) -> Decoded | None:
 
 
 def tokens(random: Random) -> None:
-    ours = Tokens(random.randbytes(16), random.randbytes)
+    ours = Tokens(Keyring.alone(random.randbytes(16)), random.randbytes)
     peer = random.choice(("192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1")), random.randrange(65536)
     original, source, now = (
         random.randbytes(random.choice((0, 8, 20))),
@@ -79,7 +80,7 @@ def tokens(random: Random) -> None:
 
 def tickets(random: Random) -> None:
     now = random.uniform(1e9, 4e9)
-    ours = Tickets(random.randbytes(32), lambda: now, random.randbytes, lambda: 0.0)
+    ours = Tickets(Keyring.alone(random.randbytes(32)), lambda: now, random.randbytes, lambda: 0.0)
     terms, affinity, state = random.randbytes(32), random.randbytes(16), random.randbytes(random.choice((0, 100, 2000)))
     ticket = ours.seal(terms, affinity, state)
     opened = ours.open(terms, ticket)

@@ -43,7 +43,7 @@ def test_files_that_are_brought_before_the_begin_open_what_any_instance_seals(
 
     def instance(share: float) -> Keyring:
         loaded = [key for before, key in zip([BEGIN - 10**6, *begins], keys, strict=False) if before + share * (key.begin - before) <= now]
-        return Keyring(KeySet(tuple(loaded or keys[:1]), b"r" * 32))
+        return Keyring(KeySet(tuple(loaded or keys[:1]), b"r" * 32), b"own")
 
     one, other = (instance(share) for share in loads)
     assert other.opens(one.sealing(now))

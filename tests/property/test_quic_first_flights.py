@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from proxy.engine.events import ConnectionClosed, ConnectionReady, RequestHead
 from proxy.engine.quic.tickets import OVERHEAD, Tickets
 from proxy.engine.seam import Datagram
+from proxy.keys import Keyring
 from tests.sim import engines
 from tests.sim.material import profile
 from tests.sim.simulator import SERVER, Client, World
@@ -20,7 +21,7 @@ SECRET = b"s" * 32
 
 
 def process(seed: int) -> Tickets:
-    return Tickets(SECRET, time.time, random.Random(seed).randbytes, lambda: 0.0)
+    return Tickets(Keyring.alone(SECRET), time.time, random.Random(seed).randbytes, lambda: 0.0)
 
 
 def world_of(engine: engines.Engine, seed: int) -> World:

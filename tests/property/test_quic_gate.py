@@ -10,6 +10,7 @@ from proxy.engine.quic.gate import Arrival, Gate, network_of
 from proxy.engine.quic.ids import Minter
 from proxy.engine.quic.retry import TOKEN_BYTES
 from proxy.engine.quic.settings import QuicSettings
+from proxy.keys import Keyring
 
 SECRET = b"s" * 16
 hosts = st.sampled_from(["192.0.2.1", "192.0.2.2", "198.51.100.1", "2001:db8::1", "2001:db8:1::1", "2001:db8:2::1"])
@@ -25,7 +26,7 @@ class Guests:
 
     def __init__(self, settings: QuicSettings) -> None:
         self.settings = settings
-        self.gate = Gate(settings, SECRET, Minter(SECRET, bytes), bytes, lambda: 1e9)
+        self.gate = Gate(settings, Keyring.alone(SECRET), Minter(Keyring.alone(SECRET), bytes), bytes, lambda: 1e9)
         self.inside: dict[int, tuple[str, bool]] = {}
         self.count = 0
         self.now = 0.0

@@ -4,6 +4,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from proxy.engine.quic.retry import LIFETIME, SKEW, TOKEN_BYTES, Refusal, Tokens
+from proxy.keys import Keyring
 
 SECRET = bytes(range(32))
 cids = st.binary(max_size=20)
@@ -14,7 +15,7 @@ times = st.floats(1e9, 4e9)
 
 
 def tokens(secret: bytes = SECRET, salt: bytes = b"r" * 16) -> Tokens:
-    return Tokens(secret, lambda size: salt[:size])
+    return Tokens(Keyring.alone(secret), lambda size: salt[:size])
 
 
 @given(st.binary(min_size=16, max_size=16), clients, times, st.floats(-SKEW + 0.01, LIFETIME - 0.01))

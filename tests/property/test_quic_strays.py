@@ -10,6 +10,7 @@ from balancer.quic_lb import Layout
 from proxy.engine.quic.ids import Minter, Routable
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.seam import Datagram
+from proxy.keys import Keyring
 from tests.sim import engines
 from tests.sim.simulator import SERVER, World
 
@@ -20,7 +21,9 @@ FORMS = (None, Routable(Layout(0, 8, 10, slot=True), b"the west"), Routable(Layo
 @st.composite
 def hostile(draw: st.DrawFn) -> bytes:
     """Nearly a packet for a connection ID of ours, or for another."""
-    cid = Minter(b"s" * 16, random.Random(draw(st.integers(0, 3))).randbytes, draw(st.sampled_from(FORMS)), draw(st.integers(0, 255)))()[0]
+    cid = Minter(
+        Keyring.alone(b"s" * 16), random.Random(draw(st.integers(0, 3))).randbytes, draw(st.sampled_from(FORMS)), draw(st.integers(0, 255))
+    )()[0]
     cid = draw(st.sampled_from([cid, cid[:-1], cid + b"\x07"]) | st.binary(max_size=25))
     rest = draw(st.binary(max_size=60))
     if draw(st.booleans()):

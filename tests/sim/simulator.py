@@ -20,6 +20,7 @@ from aioquic.tls import SessionTicket
 from proxy.engine.events import Event
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.seam import Datagram, EngineLimits
+from proxy.keys import Keyring
 from tests.sim.engines import AIOQUIC, Engine
 from tests.sim.material import material, profile
 
@@ -140,7 +141,7 @@ class World:
         self.now = 0.0
         self.profiles = {"a.example": profile("a.example")}
         select = options.pop("select", self.profiles.get)
-        self.endpoint = engine.load()(select, limits or EngineLimits(), settings or QuicSettings(), b"s" * 16, **options)
+        self.endpoint = engine.load()(select, limits or EngineLimits(), settings or QuicSettings(), Keyring.alone(b"s" * 16), **options)
         self.clients: list[Client] = []
         self.serve: Callable[[int, Event], None] = lambda _handle, _event: None
         self.events: list[tuple[int, Event]] = []

@@ -34,7 +34,7 @@ def test_a_line_that_is_written_is_read_again() -> None:
 def test_a_file_without_a_ring_takes_the_first_key_for_it() -> None:
     keys = parse(f"{SECOND.line()}\n{FIRST.line()}", "f")
     assert keys.ring == FIRST.secret
-    assert Keyring(keys).ring not in (FIRST.secret, Keyring(keys).derive(Purpose.HASH, 4))
+    assert keys.ring_key not in (FIRST.secret, Keyring(keys, b"").derive(Purpose.HASH, 4))
 
 
 @pytest.mark.parametrize(
@@ -118,17 +118,17 @@ def test_the_key_that_began_last_seals() -> None:
 
 
 def test_a_key_follows_by_hkdf_from_its_epoch_and_purpose() -> None:
-    ring = Keyring(KeySet((FIRST, SECOND), b"r" * 32))
+    ring = Keyring(KeySet((FIRST, SECOND), b"r" * 32), b"own")
     extracted = hmac.digest(bytes(32), SECOND.secret, hashlib.sha256)  # RFC 5869, section 2
     expected = hmac.digest(extracted, b"qproxy ticket 5" + b"\x01", hashlib.sha256)
     assert ring.derive(Purpose.TICKET, 5) == expected
     every = [ring.derive(purpose, epoch) for purpose in Purpose for epoch in (4, 5)]
-    assert len({*every, ring.ring, FIRST.secret, SECOND.secret}) == len(every) + 3
+    assert len({*every, ring.keys.ring_key, FIRST.secret, SECOND.secret}) == len(every) + 3
     assert ring.cid_key(4) == ring.derive(Purpose.CID, 4)[:16]
 
 
 def test_a_replaced_set_is_seen_by_whoever_has_the_ring() -> None:
-    ring = Keyring(KeySet((FIRST,), b"r"))
+    ring = Keyring(KeySet((FIRST,), b"r"), b"own")
     before = ring.derive(Purpose.RETRY, 4)
     other = Key(4, BEGIN, b"other".ljust(32))
     ring.replace(KeySet((other, SECOND), b"r"))
@@ -141,18 +141,18 @@ def test_a_replaced_set_is_seen_by_whoever_has_the_ring() -> None:
 
 
 def test_a_configuration_id_names_an_epoch_of_those_that_there_are() -> None:
-    ring = Keyring(KeySet((Key(253, BEGIN, b"a" * 32), Key(0, BEGIN + 1, b"b" * 32)), b"r"))
+    ring = Keyring(KeySet((Key(253, BEGIN, b"a" * 32), Key(0, BEGIN + 1, b"b" * 32)), b"r"), b"own")
     assert (config_id(253), config_id(0)) == (1, 0)
     assert [ring.epoch_of(config) for config in range(7)] == [0, 253, None, None, None, None, None]
 
 
 def test_the_secret_of_the_state_folder_is_used_as_it_always_was() -> None:
     secret = b"s" * 32
-    ring = Keyring(KeySet.alone(secret))
+    ring = Keyring.alone(secret)
     assert ring.sealing(0.0) == 0
     assert ring.keys.next_begin(0.0) == inf
     assert {ring.derive(purpose, 0) for purpose in (Purpose.TICKET, Purpose.RETRY, Purpose.RESET, Purpose.HASH)} == {secret}
-    assert ring.ring == secret
+    assert (ring.keys.ring_key, ring.own) == (secret, secret)
     assert len({secret, ring.derive(Purpose.CID, 0), ring.derive(Purpose.ENVELOPE, 0)}) == 3
 
 

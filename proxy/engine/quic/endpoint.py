@@ -34,6 +34,7 @@ from proxy.engine.quic.tls import CIPHERS, Identities
 from proxy.engine.quic.trace import Trace
 from proxy.engine.quic.verbs import Verbs
 from proxy.engine.seam import Datagram, EngineLimits, FirstPackets, Handle, Select, Tracer, Transmit
+from proxy.keys import Keyring
 from proxy.message import Address
 
 STATELESS_ANSWERS = 16
@@ -85,10 +86,10 @@ class _Connection:
 class QuicEndpoint(Verbs, StrayVerbs):
     """Implements ``seam.Endpoint``.
 
-    *select* gives the TLS profile for an SNI; *secret* (16 bytes or more) keys what must not be guessed; *random_bytes* makes connection
+    *select* gives the TLS profile for an SNI; *keys* are for what must not be guessed; *random_bytes* makes connection
     IDs differ from one start to the next; *admit* says whether a new client may come in, by its address; *tickets* makes session
     tickets, where there are to be any; *trace* says whose connection is traced, where any is; *wall* is the time of day, in seconds since
-    1970, by which processes with the same secret agree on the age of a token.
+    1970, by which processes with the same keys agree on the age of a token.
     """
 
     version = "HTTP/3"
@@ -98,7 +99,7 @@ class QuicEndpoint(Verbs, StrayVerbs):
         select: Select,
         limits: EngineLimits,
         settings: QuicSettings,
-        secret: bytes,
+        keys: Keyring,
         *,
         random_bytes: Callable[[int], bytes] = bytes,
         admit: Callable[[Handle, Address], bool] | None = None,
@@ -109,14 +110,14 @@ class QuicEndpoint(Verbs, StrayVerbs):
         self._limits = limits
         self._settings = settings
         self._keeps_alive = settings.keep_alive > 0
-        self._identities = Identities(Sessions(select, secret, tickets, configuration_epoch("aioquic", limits, settings)))
+        self._identities = Identities(Sessions(select, keys, wall, tickets, configuration_epoch("aioquic", limits, settings)))
         self._admit = admit
         self._trace = trace
         self._now = 0.0
-        self._mint = Minter(secret, random_bytes, settings.routable, settings.slot)
+        self._mint = Minter(keys, random_bytes, settings.routable, settings.slot, settings.known)
         self._resets = Resets(self._mint, random_bytes)
         self._strays = Strays(self._mint, settings.slot)
-        self._gate = Gate(settings, secret, self._mint, random_bytes, wall)
+        self._gate = Gate(settings, keys, self._mint, random_bytes, wall)
         self._sections = FieldSections()
         self._configuration = QuicConfiguration(
             is_client=False,
@@ -273,9 +274,9 @@ class QuicEndpoint(Verbs, StrayVerbs):
         """Answer new connection attempts with CONNECTION_REFUSED from now on."""
         self._refusing = True
 
-    def change_connection_ids(self, routable: Routable | None) -> bool:
+    def change_connection_ids(self, routable: Routable | None, known: Sequence[Routable] = ()) -> bool:
         """See ``seam.Endpoint``, as for the next two."""
-        if not self._mint.change(routable):
+        if not self._mint.change(routable, known):
             return False
         self._to_renew = deque(self._by_handle)
         return True

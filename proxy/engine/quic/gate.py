@@ -17,6 +17,7 @@ from proxy.engine.quic.ids import Minter
 from proxy.engine.quic.retry import Refusal, Tokens
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.seam import FirstPackets, Handle
+from proxy.keys import Keyring
 from proxy.message import Address
 
 HANDSHAKES = "handshakes"
@@ -43,11 +44,11 @@ class Gate:
     """Judges first packets, and counts from ``enter`` to ``leave`` the handshakes in progress."""
 
     def __init__(
-        self, settings: QuicSettings, secret: bytes, mint: Minter, random_bytes: Callable[[int], bytes], wall: Callable[[], float]
+        self, settings: QuicSettings, keys: Keyring, mint: Minter, random_bytes: Callable[[int], bytes], wall: Callable[[], float]
     ) -> None:
         self._settings = settings
         self._mint = mint
-        self._tokens = Tokens(secret, random_bytes)
+        self._tokens = Tokens(keys, random_bytes)
         self._wall = wall
         self._pressure = Pressure(settings.retry_from, settings.handshake_timeout)
         self._networks: dict[bytes, int] = {}

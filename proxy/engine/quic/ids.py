@@ -1,6 +1,11 @@
 """Connection IDs that we issue, and the tokens that go with them (RFC 9000, sections 5.1 and 10.3).
 
-Knows a secret. Knows no connections.
+Who has an ID's reset token can end its connection, and who has its key can have it made: so instances that share keys make the same
+tokens only for IDs that name their server in a way that shows the key's epoch. An instance that gets such an ID can tell whose it is, and
+whether that one lives. An opaque ID could be anybody's, so its token is for its own machine to make: else a datagram that somebody copied
+and sent to another instance would end a connection that lives (RFC 9000, section 21.11).
+
+Knows keys. Knows no connections.
 """
 
 from collections.abc import Callable, Iterable
@@ -8,10 +13,13 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from balancer import quic_lb
+from proxy.keys import Keyring, Purpose
 
 OPAQUE_BYTES = 8
 """Length of connection IDs that nobody routes by; where the kernel does, between the workers of one host, there are two more
 (``quic_lb.unroutable``): an octet that tells the length, and the worker's slot."""
+
+_TOKEN_BYTES = 16
 
 FORMS = 8
 """Forms of connection IDs that are known for ours: QUIC-LB has seven configuration IDs, and the opaque form is one more."""
@@ -23,23 +31,29 @@ class Routable:
 
     layout: quic_lb.Layout
     server_id: bytes
+    epoch: int | None = None
+    """That of the shared key which the layout's follows from, and the reset tokens; None: it follows from none."""
 
 
 class Minter:
     """Gives connection IDs that are all different, each with its stateless reset token: a keyed hash of the ID.
 
     Without a *routable* form, an ID is a counter behind a permutation of 64 bits: none tells of another. *slot* is that of this worker,
-    where several share a port: it stands in clear at the end of each ID, and no two workers give the same. Raises ValueError where the
-    routable form has no room for it.
+    where several share a port: it stands in clear at the end of each ID, and no two workers give the same. *known* are forms that this
+    server has had or will have, and whose IDs are its own too. Raises ValueError where a routable form has no room for the slot.
     """
 
     def __init__(
-        self, secret: bytes, random_bytes: Callable[[int], bytes], routable: Routable | None = None, slot: int | None = None
+        self,
+        keys: Keyring,
+        random_bytes: Callable[[int], bytes],
+        routable: Routable | None = None,
+        slot: int | None = None,
+        known: Iterable[Routable] = (),
     ) -> None:
         self._slot = slot
-        self._secret = secret[:64]
+        self._keys = keys
         self._random_bytes = random_bytes
-        self._token_key = blake2b(b"", key=self._secret, person=b"stateless reset", digest_size=32).digest()
         self._forms: dict[Routable | None, _Form] = {}  # the present one last
         self.lengths: tuple[int, ...] = ()
         """Bytes of a connection ID, in the present form and in those before it."""
@@ -47,44 +61,48 @@ class Minter:
         """How often the form has changed."""
         self.cid_bytes = 0
         """Bytes of a connection ID, in the present form."""
-        self._use(routable)
+        self._use(routable, known)
 
-    def change(self, routable: Routable | None) -> bool:
+    def change(self, routable: Routable | None, known: Iterable[Routable] = ()) -> bool:
         """Give IDs of another form from now on; those of the last ``FORMS`` are still known for ours. False: it is the present one.
 
         Raises ValueError as the constructor does.
         """
-        if routable == next(reversed(self._forms)):
-            return False
-        self._use(routable)
-        self.generation += 1
-        return True
+        same = routable == next(reversed(self._forms))
+        self._use(routable, known)
+        self.generation += not same
+        return not same
 
-    def _use(self, routable: Routable | None) -> None:
-        form = self._forms.get(routable) or _Form(self._secret, self._random_bytes, routable, self._slot)
-        self._forms.pop(routable, None)  # one of before goes on where it was: no nonce serves twice
-        self._forms[routable] = form
-        if len(self._forms) > FORMS:
+    def _use(self, routable: Routable | None, known: Iterable[Routable]) -> None:
+        for other in known:
+            self._know(other)
+        form = self._know(routable)
+        while len(self._forms) > FORMS:
             del self._forms[next(iter(self._forms))]
-        self._mint = self._forms[routable].mint
-        self.cid_bytes = self._forms[routable].cid_bytes
+        self._mint, self._token_key = form.mint, form.token_key
+        self.cid_bytes = form.cid_bytes
         self.lengths = tuple(dict.fromkeys((self.cid_bytes, *self.lengths)))  # 20 at most, by nature
+
+    def _know(self, routable: Routable | None) -> "_Form":
+        """The form, which is the last one known from now on. One of before goes on where it was: no nonce serves twice."""
+        form = self._forms.pop(routable, None) or _Form(self._keys, self._random_bytes, routable, self._slot)
+        self._forms[routable] = form
+        return form
 
     def __call__(self) -> tuple[bytes, bytes]:
         """A connection ID and its stateless reset token."""
         cid = self._mint()
-        return cid, self.token(cid)
+        return cid, blake2b(cid, key=self._token_key, digest_size=_TOKEN_BYTES).digest()
 
-    def token(self, cid: bytes) -> bytes:
-        """The stateless reset token of *cid*, in this life of the process or another."""
-        return blake2b(cid, key=self._token_key, digest_size=16).digest()
+    def token(self, data: bytes) -> bytes | None:
+        """The reset token of the connection ID that *data* begins with; None where it can't be from us, of any slot.
 
-    def ours(self, data: bytes) -> bytes | None:
-        """The connection ID that *data* begins with, where it may be from us, of any slot: an opaque one may, or one that names us."""
+        An opaque one may be, and one that names us. The token is the same in this life of the process or another.
+        """
         for form in reversed(self._forms.values()):
             cid = data[: form.cid_bytes]
             if form.may_be(cid):
-                return cid
+                return blake2b(cid, key=form.token_key, digest_size=_TOKEN_BYTES).digest()
         return None
 
     def slot_of(self, data: bytes, *, whole: bool) -> int | None:
@@ -112,11 +130,19 @@ def steered_lengths(forms: Iterable[Routable | None]) -> dict[int, int]:
     return {form.layout.config_id: form.layout.cid_bytes for form in forms if form is not None and form.layout.slot}
 
 
-class _Form:
-    """How connection IDs look, and the next one."""
+def reset_key(secret: bytes) -> bytes:
+    """What keys the hash of connection IDs that is their reset token, where it follows from *secret*."""
+    return blake2b(b"", key=secret[:64], person=b"stateless reset", digest_size=32).digest()
 
-    def __init__(self, secret: bytes, random_bytes: Callable[[int], bytes], routable: Routable | None, slot: int | None) -> None:
+
+class _Form:
+    """How connection IDs look, the next one, and what keys their reset tokens."""
+
+    def __init__(self, keys: Keyring, random_bytes: Callable[[int], bytes], routable: Routable | None, slot: int | None) -> None:
         self.mint: Callable[[], bytes]
+        secret = keys.own[:64]
+        shared = routable.epoch if routable is not None else None
+        self.token_key = reset_key(secret if shared is None else keys.derive(Purpose.RESET, shared))
         self._server_id = b""
         self._codec: quic_lb.Codec | None = None
         self._any = routable is None and slot is None

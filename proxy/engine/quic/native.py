@@ -6,7 +6,7 @@ else is in native/src. Its clock is the system's own (CLOCK_MONOTONIC): ``now`` 
 Importing this fails where the wheel is not installed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import qproxy_native
@@ -25,6 +25,7 @@ from proxy.engine.quic.tickets import LIFETIME, TICKETS, Tickets
 from proxy.engine.seam import HIGH_WATER, LOW_WATER, EngineLimits, FirstPackets, Handle, Select, Tracer, Transmit
 from proxy.engine.validate import Malformed, pseudo_request, trailers
 from proxy.errors import Reset
+from proxy.keys import Keyring
 from proxy.message import Address, Headers
 
 LIBRARIES = {name: version for name, version in qproxy_native.versions().items() if name != "qproxy-native"}
@@ -49,7 +50,7 @@ class NativeEndpoint(qproxy_native.Endpoint, StrayVerbs):
         select: Select,
         limits: EngineLimits,
         settings: QuicSettings,
-        secret: bytes,
+        keys: Keyring,
         *,
         random_bytes: Callable[[int], bytes] = bytes,
         admit: Callable[[Handle, Address], bool] | None = None,
@@ -58,15 +59,15 @@ class NativeEndpoint(qproxy_native.Endpoint, StrayVerbs):
         trace: Tracer | None = None,
     ) -> Self:
         """See ``QuicEndpoint``."""
-        mint = Minter(secret, random_bytes, settings.routable, settings.slot)
+        mint = Minter(keys, random_bytes, settings.routable, settings.slot, settings.known)
         resets = Resets(mint, random_bytes)
         strays = Strays(mint, settings.slot)
-        gate = Gate(settings, secret, mint, random_bytes, wall)
+        gate = Gate(settings, keys, mint, random_bytes, wall)
         control, compression = settings.congestion_control, settings.certificate_compression
         self = super().__new__(
             cls,
             {
-                "begin": Sessions(select, secret, tickets, configuration_epoch("native", limits, settings)).begin,
+                "begin": Sessions(select, keys, wall, tickets, configuration_epoch("native", limits, settings)).begin,
                 "tickets": (TICKETS, LIFETIME) if tickets is not None else None,
                 "mint": mint,
                 "cid_bytes": mint.cid_bytes,
@@ -114,13 +115,13 @@ class NativeEndpoint(qproxy_native.Endpoint, StrayVerbs):
         """What ``stray`` is asked about: whatever may name one of them, by its configuration ID, its length and its last byte."""
         self.watch_strays(sorted(self._strays.siblings), self._mint.slotted)
 
-    def change_connection_ids(self, routable: Routable | None) -> bool:
+    def change_connection_ids(self, routable: Routable | None, known: Sequence[Routable] = ()) -> bool:
         """See ``seam.Endpoint``."""
-        if not self._mint.change(routable):
-            return False
-        self.begin_generation(self._mint.cid_bytes)
+        changed = self._mint.change(routable, known)
+        if changed:
+            self.begin_generation(self._mint.cid_bytes)
         self._watch()
-        return True
+        return changed
 
     @property
     def handshakes(self) -> int:

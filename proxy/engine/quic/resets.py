@@ -38,8 +38,8 @@ class Resets:
         *start*: the packet from its connection ID on, as far as that may reach.
         """
         length = min(size - 1, MAX_BYTES)
-        if length < MIN_BYTES or (cid := self._mint.ours(start)) is None or not self._budget.spend(now):
+        if length < MIN_BYTES or (token := self._mint.token(start)) is None or not self._budget.spend(now):
             return None
         self.sent += 1
         noise = self._random_bytes(length - _TOKEN_BYTES)
-        return b"%c%b%b" % (noise[0] & 0x3F | 0x40, noise[1:], self._mint.token(cid))
+        return b"%c%b%b" % (noise[0] & 0x3F | 0x40, noise[1:], token)

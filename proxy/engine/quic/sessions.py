@@ -4,7 +4,7 @@ Both engines ask here, so that what a ticket is bound to, and what a resumed con
 no TLS library.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from proxy.engine.events import ConnectionReady
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.quic.tickets import Opened, Tickets
 from proxy.engine.seam import EngineLimits, Select
+from proxy.keys import Keyring, Purpose
 from proxy.message import Address
 
 ALPN = "h3"
@@ -116,11 +117,12 @@ class Session:
 
 
 class Sessions:
-    """Begins the sessions of one endpoint, which has that configuration *epoch*."""
+    """Begins the sessions of one endpoint, which has that configuration *epoch*. *wall*: the time of day, in seconds since 1970."""
 
-    def __init__(self, select: Select, secret: bytes, tickets: Tickets | None, epoch: bytes) -> None:
+    def __init__(self, select: Select, keys: Keyring, wall: Callable[[], float], tickets: Tickets | None, epoch: bytes) -> None:
         self._select = select
-        self._secret = secret
+        self._keys = keys
+        self._wall = wall
         self._tickets = tickets
         self._epoch = epoch
 
@@ -130,7 +132,8 @@ class Sessions:
         if profile is None:
             return None
         terms = _packed(self._epoch, b"" if sni is None else b"=" + sni.encode(), ALPN.encode())
-        return Session(sni, profile, connection_key(self._secret, original_destination_cid), self._tickets, terms)
+        secret = self._keys.derive(Purpose.HASH, self._keys.sealing(self._wall()))
+        return Session(sni, profile, connection_key(secret, original_destination_cid), self._tickets, terms)
 
 
 def configuration_epoch(engine: str, limits: EngineLimits, settings: QuicSettings) -> bytes:

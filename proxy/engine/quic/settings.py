@@ -66,6 +66,9 @@ class QuicSettings:
     routable: Routable | None = None
     """The form of our connection IDs, where a balancer in front routes by them."""
 
+    known: tuple[Routable, ...] = ()
+    """Forms of other keys, whose IDs are ours too: they were given before a rotation, or will be after the next."""
+
     slot: int | None = None
     """Of this worker among those that share its port, 0 to 255: it stands in every connection ID, and the kernel steers by it
     (``listen/steering.py``). None: there is no other worker."""

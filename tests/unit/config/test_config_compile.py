@@ -540,6 +540,7 @@ SERVER_CHANGES = {
     "listeners": "[{address: '127.0.0.1:9443'}]",
     "admin": "off",
     "state": "elsewhere",
+    "cluster": "{key: '0 2026-01-01T00:00:00Z AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE='}",
     "tls": "{unknown_sni: refuse}",
     "limits": "{connections: 7}",
     "overload": "{exchanges: 7}",

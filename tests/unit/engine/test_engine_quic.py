@@ -12,6 +12,7 @@ from proxy.engine.quic.ids import Minter
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.seam import EngineLimits
 from proxy.errors import Reset
+from proxy.keys import Keyring
 from tests.sim.material import profile
 from tests.sim.packets import JUNK, crypto, initial
 from tests.sim.simulator import Client, Link, World
@@ -56,12 +57,12 @@ def test_many_gaps_in_handshake_data_are_cut() -> None:
 
 
 def test_connection_ids_are_unique_and_differ_between_starts() -> None:
-    mint, other = (Minter(b"s" * 16, lambda size, start=start: start * size) for start in (b"1", b"2"))
+    mint, other = (Minter(Keyring.alone(b"s" * 16), lambda size, start=start: start * size) for start in (b"1", b"2"))
     made = [mint() for _ in range(5000)]
     assert len({cid for cid, _ in made}) == len({token for _, token in made}) == 5000
     assert {len(cid) for cid, _ in made} == {mint.cid_bytes}
     assert not {cid for cid, _ in made} & {other()[0] for _ in range(5000)}
-    again = Minter(b"s" * 16, lambda size: b"1" * size)
+    again = Minter(Keyring.alone(b"s" * 16), lambda size: b"1" * size)
     assert again() == made[0]
 
 

@@ -29,6 +29,7 @@ from proxy.engine.quic.resets import BURST
 from proxy.engine.quic.settings import CONGESTION_CONTROLS, QuicSettings
 from proxy.engine.seam import HIGH_WATER, Datagram, Endpoint, EngineLimits
 from proxy.errors import Reset
+from proxy.keys import Keyring
 from tests.sim import engines
 from tests.sim.hostile import Attacker, stream_frame, v, write_packet
 from tests.sim.material import material, profile
@@ -123,7 +124,7 @@ def test_who_is_of_another_server_hears_no_stateless_reset(engine) -> None:
 
 
 def test_it_is_an_endpoint(engine) -> None:
-    endpoint: Endpoint = engine.load()(lambda _: None, EngineLimits(), QuicSettings(), b"s" * 16)
+    endpoint: Endpoint = engine.load()(lambda _: None, EngineLimits(), QuicSettings(), Keyring.alone(b"s" * 16))
     assert (endpoint.version, endpoint.connections, endpoint.deadline()) == ("HTTP/3", 0, None)
 
 

@@ -13,6 +13,7 @@ from proxy.engine.events import ConnectionClosed, ConnectionReady, HandshakeComp
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.quic.tickets import AGE_SKEW, Tickets
 from proxy.engine.seam import Datagram
+from proxy.keys import Keyring
 from tests.sim import engines
 from tests.sim.material import profile
 from tests.sim.simulator import SERVER, Client, Link, World
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.parametrize("engine", engines.parameters())
 
 def process(seed: int = 1, alone_since: float = ALONE) -> Tickets:
     """Those of a process: it has the secret, and a name of its own."""
-    return Tickets(SECRET, time.time, random.Random(seed).randbytes, lambda: alone_since)
+    return Tickets(Keyring.alone(SECRET), time.time, random.Random(seed).randbytes, lambda: alone_since)
 
 
 def world_of(engine, tickets: Tickets, *, early_data: bool = True, **options) -> World:

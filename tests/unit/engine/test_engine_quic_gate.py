@@ -7,6 +7,7 @@ from proxy.engine.quic.gate import LIMITS, RESULTS, Arrival, Gate, Pressure, net
 from proxy.engine.quic.ids import Minter
 from proxy.engine.quic.retry import LIFETIME, TOKEN_BYTES, Tokens
 from proxy.engine.quic.settings import QuicSettings
+from proxy.keys import Keyring
 
 SECRET = b"s" * 16
 PEER = ("192.0.2.1", 4433)
@@ -18,7 +19,7 @@ class Door:
     def __init__(self, **settings) -> None:
         self.today = 1_700_000_000.0
         self.now = 0.0
-        self.gate = Gate(QuicSettings(**settings), SECRET, Minter(SECRET, bytes), bytes, lambda: self.today)
+        self.gate = Gate(QuicSettings(**settings), Keyring.alone(SECRET), Minter(Keyring.alone(SECRET), bytes), bytes, lambda: self.today)
         self.count = 0
 
     def knock(self, peer=PEER, original: bytes = b"", token: bytes = b"", version: int = 1, **more):
@@ -280,7 +281,7 @@ def test_a_retry_token_is_taken_by_another_life_of_the_process() -> None:
 
 def test_tokens_say_nothing_of_what_is_in_them_by_their_size() -> None:
     made = {
-        len(Tokens(SECRET, bytes).seal(peer, original, b"source", 0.0))
+        len(Tokens(Keyring.alone(SECRET), bytes).seal(peer, original, b"source", 0.0))
         for peer in (PEER, ("2001:db8::1", 1))
         for original in (b"", b"o" * 20)
     }

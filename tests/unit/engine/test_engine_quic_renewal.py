@@ -9,6 +9,7 @@ from balancer.quic_lb import Codec, Layout
 from proxy.engine.events import ConnectionClosed, ConnectionIdsRenewed, PathChanged, RequestHead
 from proxy.engine.quic.ids import FORMS, Minter, Routable
 from proxy.engine.quic.settings import QuicSettings
+from proxy.keys import Keyring
 from tests.sim import engines
 from tests.sim.simulator import Client, Link, World
 
@@ -185,7 +186,7 @@ def test_who_moves_while_ids_change_goes_on(engine) -> None:
 
 def test_a_form_of_before_goes_on_where_it_was() -> None:
     """No nonce serves twice."""
-    mint = Minter(b"s" * 16, bytes, OLD)
+    mint = Minter(Keyring.alone(b"s" * 16), bytes, OLD)
     first = [mint()[0] for _ in range(10)]
     for _ in range(3):
         mint.change(SHORTER)
@@ -197,14 +198,14 @@ def test_a_form_of_before_goes_on_where_it_was() -> None:
 
 
 def test_the_last_forms_are_known_for_ours_and_the_oldest_goes() -> None:
-    mint = Minter(b"s" * 16, bytes, OLD)
-    oldest = mint()[0]
-    assert mint.ours(oldest + b"rest of it") == oldest
+    mint = Minter(Keyring.alone(b"s" * 16), bytes, OLD)
+    oldest, its_token = mint()
+    assert mint.token(oldest + b"rest of it") == its_token
     for number in range(FORMS):
-        assert mint.ours(oldest) == oldest
+        assert mint.token(oldest) == its_token
         assert mint.change(Routable(Layout(1, 5, 4 + number, key=KEY), b"other"))
-        cid = mint()[0]
-        assert mint.ours(cid + b"rest of it") == cid
-    assert mint.ours(oldest) is None
-    assert mint.ours(b"") is None
+        cid, token = mint()
+        assert mint.token(cid + b"rest of it") == token
+    assert mint.token(oldest) is None
+    assert mint.token(b"") is None
     assert mint.lengths == (17, 16, 15, 14, 13, 12, 11, 10)

@@ -10,6 +10,7 @@ from proxy.engine.events import ConnectionReady
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.quic.tickets import LIFETIME, TICKETS, Tickets
 from proxy.engine.seam import EngineLimits
+from proxy.keys import Keyring
 from tests.sim import engines
 from tests.sim.material import material, profile
 from tests.sim.simulator import Client, World
@@ -33,7 +34,7 @@ class Later:
 
 def world_of(engine, secret: bytes = SECRET, clock=time.time, **options) -> World:
     """Another process: nothing but the secret is shared."""
-    return World(engine=engine, tickets=Tickets(secret, clock, random.Random(1).randbytes), **options)
+    return World(engine=engine, tickets=Tickets(Keyring.alone(secret), clock, random.Random(1).randbytes), **options)
 
 
 def visit(world: World, ticket=None, **options) -> tuple[Client, ConnectionReady]:

@@ -9,6 +9,7 @@ from proxy.engine.events import ConnectionClosed, ConnectionIdsRenewed, Connecti
 from proxy.engine.quic.ids import Minter, Routable
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.seam import Datagram
+from proxy.keys import Keyring
 from tests.sim import engines
 from tests.sim.simulator import SERVER, Client, World
 
@@ -82,7 +83,7 @@ def test_a_form_without_a_slot_is_refused_where_there_is_one(engine, form) -> No
 @every_form
 def test_any_worker_resets_what_was_another_s(engine, form) -> None:
     world = World(engine=engine, settings=QuicSettings(routable=form, slot=1))
-    mint = Minter(SECRET, random.Random(3).randbytes, form, 77)
+    mint = Minter(Keyring.alone(SECRET), random.Random(3).randbytes, form, 77)
     cid, token = mint()
     world.endpoint.receive([Datagram(b"\x40" + cid + bytes(60), ("203.0.113.9", 999), SERVER)], 0.0)
     [answer] = world.endpoint.take_datagrams(0.0)
@@ -92,38 +93,39 @@ def test_any_worker_resets_what_was_another_s(engine, form) -> None:
 
 @every_form
 def test_no_two_workers_give_the_same(form) -> None:
-    minters = [Minter(SECRET, bytes, form, slot) for slot in (0, 1, 5, 255)]  # and none is random
-    cids = [mint()[0] for mint in minters for _ in range(300)]
+    minters = [Minter(Keyring.alone(SECRET), bytes, form, slot) for slot in (0, 1, 5, 255)]  # and none is random
+    made = [mint() for mint in minters for _ in range(300)]
+    cids = [cid for cid, _ in made]
     assert len(set(cids)) == len(cids)
     assert len({cid[1:-1] for cid in cids}) == len(cids)
     for mint in minters:
-        assert all(mint.ours(cid + b"rest") == cid for cid in cids)
+        assert all(mint.token(cid + b"rest") == token for cid, token in made)
         assert [mint.slot_of(cid + b"rest", whole=False) for cid in cids[::300]] == [0, 1, 5, 255]
         assert [mint.slot_of(cid, whole=True) for cid in cids[::300]] == [0, 1, 5, 255]
         assert mint.slot_of(cids[0] + b"x", whole=True) is None
 
 
 def test_ids_that_no_nonce_is_left_for_have_a_slot_too() -> None:
-    mint = Minter(SECRET, random.Random(3).randbytes, SHORTEST, 9)
+    mint = Minter(Keyring.alone(SECRET), random.Random(3).randbytes, SHORTEST, 9)
     minter = next(iter(mint._forms.values())).mint
     minter._used = minter._all - 1
     last, beyond = mint()[0], mint()[0]
     assert (last[0] >> 5, last[-1]) == (3, 9)
     assert is_unroutable(beyond)
     assert (len(beyond), beyond[-1]) == (7, 9)
-    other = Minter(SECRET, bytes, SHORTEST, 1)
-    assert other.ours(beyond + b"rest") is None  # it may be another server's
+    other = Minter(Keyring.alone(SECRET), bytes, SHORTEST, 1)
+    assert other.token(beyond + b"rest") is None  # it may be another server's
     assert other.slot_of(beyond + b"rest", whole=False) == 9
 
 
 def test_the_forms_that_name_a_slot() -> None:
-    mint = Minter(SECRET, bytes, None, 9)
+    mint = Minter(Keyring.alone(SECRET), bytes, None, 9)
     assert mint.slotted == []
     mint.change(AWS)
     mint.change(SHORTEST)
     assert mint.slotted == [(0, 20), (3, 7)]
-    assert Minter(SECRET, bytes, Routable(Layout(0, 4, 4), b"west")).slotted == []
-    assert Minter(SECRET, bytes).slot_of(bytes(20), whole=False) is None
+    assert Minter(Keyring.alone(SECRET), bytes, Routable(Layout(0, 4, 4), b"west")).slotted == []
+    assert Minter(Keyring.alone(SECRET), bytes).slot_of(bytes(20), whole=False) is None
 
 
 @pytest.mark.parametrize("slot", [-1, 256])

@@ -10,6 +10,7 @@ from proxy.engine.quic.ids import Minter, Routable
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.quic.strays import MAX_BYTES, MAX_DATAGRAMS
 from proxy.engine.seam import Datagram
+from proxy.keys import Keyring
 from tests.sim import engines
 from tests.sim.simulator import SERVER, World
 
@@ -30,7 +31,7 @@ def worker(engine, slot: int, *siblings: int, form: Routable | None = None) -> W
 
 
 def minted(form: Routable | None, slot: int) -> bytes:
-    return Minter(SECRET, random.Random(100 + slot).randbytes, form, slot)()[0]
+    return Minter(Keyring.alone(SECRET), random.Random(100 + slot).randbytes, form, slot)()[0]
 
 
 def short(cid: bytes) -> bytes:

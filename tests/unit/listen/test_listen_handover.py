@@ -21,6 +21,7 @@ from aioquic.quic.events import ConnectionTerminated
 from proxy.engine.quic.endpoint import QuicEndpoint
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.seam import Datagram
+from proxy.keys import Keyring
 from proxy.listen.bind import pair_for_strays
 from proxy.listen.handover import Handover
 from proxy.listen.steering import Steering, attach
@@ -122,7 +123,7 @@ class Workers:
             def endpoint(admit: Any, slot: int = slot) -> QuicEndpoint:
                 limits = services.snapshot.limits.engine
                 quic = QuicSettings(slot=slot, **settings)
-                return engine(services.snapshot.sni.select, limits, quic, b"s" * 32, admit=admit)
+                return engine(services.snapshot.sni.select, limits, quic, Keyring.alone(b"s" * 32), admit=admit)
 
             self.listeners.append(UdpListener(made.listener.listener, services, endpoint, made.limits, sock))
         if share:

@@ -15,6 +15,7 @@ from balancer import quic_lb
 from balancer.quic_lb import Layout, unroutable
 from proxy.engine.quic import packets
 from proxy.engine.quic.ids import Minter, Routable, steered_lengths
+from proxy.keys import Keyring
 from proxy.listen import steering
 from proxy.listen.steering import LEAST, Steering, attach
 from tests.unit.listen.classic_bpf import RefusedError, instructions, run
@@ -68,7 +69,7 @@ def group(request: pytest.FixtureRequest) -> Iterator[Group]:
 
 
 def minted(form: Routable | None, slot: int) -> bytes:
-    return Minter(b"s" * 16, random.Random(slot).randbytes, form, slot)()[0]
+    return Minter(Keyring.alone(b"s" * 16), random.Random(slot).randbytes, form, slot)()[0]
 
 
 def short(cid: bytes) -> bytes:

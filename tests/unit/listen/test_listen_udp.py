@@ -22,6 +22,7 @@ from proxy.engine.events import Event
 from proxy.engine.quic.endpoint import QuicEndpoint
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.seam import EngineLimits, Handle, Transmit
+from proxy.keys import Keyring
 from proxy.listen.bind import bind_udp
 from proxy.listen.udp import UdpListener
 from proxy.listen.udp_socket import UdpSocket
@@ -81,7 +82,7 @@ class QuicEdge:
 
         def endpoint(admit: Any) -> QuicEndpoint:
             limits = services.snapshot.limits.engine
-            return engine(services.snapshot.sni.select, limits, QuicSettings(), b"s" * 32, admit=admit)
+            return engine(services.snapshot.sni.select, limits, QuicSettings(), Keyring.alone(b"s" * 32), admit=admit)
 
         self.udp = UdpListener(made.listener.listener, services, endpoint, made.limits, sock)
         self.udp.start()
