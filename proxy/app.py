@@ -22,7 +22,7 @@ from proxy.config.load import ConfigError, Configuration, load
 from proxy.config.material import self_signed
 from proxy.control.log import Logs, LogSettings
 from proxy.control.state import StateError, load_secret
-from proxy.listen.bind import bind_tcp, bind_udp, inherited, prepare_udp
+from proxy.listen.bind import bind_tcp, bind_udp, inherited, prepare_tcp, prepare_udp
 from proxy.listen.tls import ContextError
 from proxy.message import Address
 from proxy.observe import Log, Metrics
@@ -156,7 +156,11 @@ class App:
         for listener in self._worker.snapshot.listeners:
             tcp = udp = None
             if listener.protocols & TCP_PROTOCOLS:
-                tcp = given.pop(("TCP", *listener.address), None) or _bound(bind_tcp, listener.address, "TCP")
+                tcp = given.pop(("TCP", *listener.address), None)
+                if tcp is None:
+                    tcp = _bound(bind_tcp, listener.address, "TCP")
+                else:
+                    prepare_tcp(tcp)
                 stack.callback(tcp.close)
             if "h3" in listener.protocols:
                 udp = given.pop(("UDP", *listener.address), None)

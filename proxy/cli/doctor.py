@@ -19,6 +19,7 @@ from proxy.control.doctor.files import examine_certificates, examine_state, syst
 from proxy.control.doctor.finding import Finding, as_json, as_text
 from proxy.control.doctor.ports import examine_ports
 from proxy.control.doctor.system import examine_system, kernel_clock
+from proxy.listen.bind import may_force_buffers
 from proxy.observe import Metrics, NullLog
 from proxy.process.naming import make_naming
 from proxy.process.setup import SPARE_DESCRIPTORS
@@ -63,7 +64,9 @@ def _examine(configuration: Configuration) -> Iterator[Finding]:
         yield Finding("warning", "configuration", str(configuration.source), str(warning))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     descriptors = hard if hard != resource.RLIM_INFINITY else sys.maxsize
-    yield from examine_system(configuration, PROC, descriptors, spare=SPARE_DESCRIPTORS, clock=kernel_clock)
+    yield from examine_system(
+        configuration, PROC, descriptors, spare=SPARE_DESCRIPTORS, clock=kernel_clock, force_buffers=may_force_buffers()
+    )
     yield from examine_ports(configuration, PROC, privileged=_may_bind_any(PROC))
     yield from examine_certificates(configuration, system_authorities, time.time())
     yield from examine_state(configuration.state)

@@ -283,7 +283,8 @@ class Quic(Model):
     connection_window: Size = Field(default=2 * 1024 * 1024, ge=1024 * 1024, le=4 * 1024 * 1024 * 1024)
     """The same for all requests of a connection, from 1 MiB on. What a connection can keep of memory, at most."""
     receive_buffer: Size = Field(default=4 * 1024 * 1024, ge=64 * 1024, le=1024 * 1024 * 1024)
-    """Of each listener's UDP socket, as far as the kernel allows (``net.core.rmem_max``); the log has a warning where it does not."""
+    """Of each listener's UDP socket. Where root starts the proxy (CAP_NET_ADMIN), it has as much; else as far as the kernel allows
+    (``net.core.rmem_max``), and the log has a warning where it does not."""
     send_buffer: Size = Field(default=4 * 1024 * 1024, ge=64 * 1024, le=1024 * 1024 * 1024)
     """The same for what is sent (``net.core.wmem_max``)."""
     resumption: bool = True

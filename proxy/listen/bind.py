@@ -11,6 +11,18 @@ Address = tuple[str, int]
 FAST_OPEN_QUEUE = 256
 """Pending TCP Fast Open requests."""
 
+KEEP_ALIVE = ((("TCP_KEEPIDLE", "TCP_KEEPALIVE"), 60), (("TCP_KEEPINTVL",), 15), (("TCP_KEEPCNT",), 4))
+"""TCP's own probes of a client from which nothing comes: after so many seconds, every so many, so many without an answer, with the names
+that systems have for them. So a client that is gone without a word is kept for two minutes, also where its answer is slow to come."""
+
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
+"""Linux's numbers (asm-generic/socket.h): buffers beyond what is allowed to everybody, for who has CAP_NET_ADMIN."""
+
+IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTUDISC_PROBE = 10, 23, 3
+"""Linux's numbers (linux/in.h, linux/in6.h): datagrams are never fragmented, whatever the kernel believes of the path."""
+
+_LINUX = hasattr(socket, "AF_PACKET")
+
 STRAYS_BUFFER = 1024 * 1024
 """Bytes that may wait for a worker to which others hand them over, as the kernel counts them: it gives what it allows."""
 
@@ -29,18 +41,29 @@ def bind_tcp(address: Address, *, shared: bool = False) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        if hasattr(socket, "TCP_FASTOPEN"):
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, FAST_OPEN_QUEUE)
+        prepare_tcp(sock)
         sock.bind(address)
-        sock.setblocking(False)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def prepare_tcp(sock: socket.socket) -> None:
+    """Set what a listening TCP socket and its connections need, which have it from there; bound or not. Raises OSError."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for names, value in KEEP_ALIVE:
+        for name in names:
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+                break
+    if hasattr(socket, "TCP_FASTOPEN"):
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, FAST_OPEN_QUEUE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +78,7 @@ class Buffers:
         wanted = ((socket.SO_RCVBUF, "receive", "rmem_max", self.receive), (socket.SO_SNDBUF, "send", "wmem_max", self.send))
         sentences = []
         for option, name, limit, size in wanted:
-            got = sock.getsockopt(socket.SOL_SOCKET, option) // (2 if hasattr(socket, "AF_PACKET") else 1)  # Linux tells the double
+            got = sock.getsockopt(socket.SOL_SOCKET, option) // (2 if _LINUX else 1)  # Linux tells the double
             if got < size:
                 sentences.append(f"the UDP {name} buffer has {got} of {size} bytes: sysctl -w net.core.{limit}={size} would allow it")
         return sentences
@@ -82,14 +105,38 @@ def bind_udp(address: Address, buffers: Buffers = Buffers(), *, shared: bool = F
 
 
 def prepare_udp(sock: socket.socket, buffers: Buffers) -> None:
-    """Set what a UDP socket needs, bound or not: its *buffers*, and that it tells the destination of each datagram. Raises OSError."""
+    """Set what a UDP socket for QUIC needs, bound or not. Raises OSError.
+
+    It has its *buffers*, tells the destination of each datagram, and has none fragmented (RFC 9000, section 14).
+    """
     sock.setblocking(False)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers.receive)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers.send)
+    set_buffer(sock, socket.SO_RCVBUF, buffers.receive)
+    set_buffer(sock, socket.SO_SNDBUF, buffers.send)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+    if _LINUX:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE)  # of IPv6 sockets too: clients of IPv4 may come there
+            if sock.family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE)
+
+
+def set_buffer(sock: socket.socket, option: int, size: int) -> bool:
+    """Make the buffer of *option* as large: beyond ``net.core`` where that is allowed (root), which it tells, else as far as that goes."""
+    if _LINUX:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE if option == socket.SO_RCVBUF else SO_SNDBUFFORCE, size)
+            return True
+    sock.setsockopt(socket.SOL_SOCKET, option, size)
+    return False
+
+
+def may_force_buffers() -> bool:
+    """Whether ``net.core.rmem_max`` and ``wmem_max`` bind this process."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        return set_buffer(sock, socket.SO_RCVBUF, sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2)
 
 
 def pair_for_strays() -> tuple[socket.socket, socket.socket]:
@@ -100,7 +147,7 @@ def pair_for_strays() -> tuple[socket.socket, socket.socket]:
     receiving, sending = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     for sock in (receiving, sending):
         sock.setblocking(False)
-    sending.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STRAYS_BUFFER)
+    set_buffer(sending, socket.SO_SNDBUF, STRAYS_BUFFER)
     return receiving, sending
 
 

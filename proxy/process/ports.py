@@ -11,7 +11,7 @@ import socket
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from proxy.listen.bind import Buffers, bind_tcp, bind_udp, pair_for_strays, prepare_udp
+from proxy.listen.bind import Buffers, bind_tcp, bind_udp, pair_for_strays, prepare_tcp, prepare_udp
 from proxy.listen.shared_counts import SharedCounts
 from proxy.listen.steering import Steering, attach
 
@@ -183,7 +183,9 @@ def _given_group(kind: str, given: socket.socket, count: int, buffers: Buffers) 
     """The socket from systemd and as many more on its address; of TCP, where it can't be shared so, that one for everybody."""
     address = given.getsockname()[:2]
     alone = not given.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
-    if kind == "UDP":
+    if kind == "TCP":
+        prepare_tcp(given)
+    else:
         prepare_udp(given, buffers)
         if alone and count > BANKS:
             msg = "the socket from systemd can't be shared by several workers: its unit needs ReusePort=yes"

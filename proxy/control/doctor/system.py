@@ -33,20 +33,25 @@ class Clock:
     """Seconds that it may be off at most, as the kernel reckons."""
 
 
-def examine_system(
+def examine_system(  # noqa: PLR0913  # what a machine has, to be told apart from this one by tests
     configuration: Configuration,
     root: Path,
     descriptors: int,
     *,
     spare: int,
     clock: Callable[[], Clock | None],
+    force_buffers: bool,
 ) -> Iterator[Finding]:
-    """*descriptors*: the hard limit on files; *spare*: what a process needs besides connections."""
+    """What the kernel, its limits and its clock lack.
+
+    *descriptors*: the hard limit on files; *spare*: what a process needs besides connections; *force_buffers*: whether it may have larger
+    buffers than the kernel allows to others.
+    """
     kernel = _Kernel(root)
     server = configuration.server
     if any("h3" in listener.protocols for listener in server.listeners):
-        yield from kernel.at_least("net.core.rmem_max", server.quic.receive_buffer)
-        yield from kernel.at_least("net.core.wmem_max", server.quic.send_buffer)
+        yield from kernel.at_least("net.core.rmem_max", 0 if force_buffers else server.quic.receive_buffer)
+        yield from kernel.at_least("net.core.wmem_max", 0 if force_buffers else server.quic.send_buffer)
         yield from kernel.one_of("net.ipv4.tcp_ecn", (1, 2), 2)
     yield from kernel.at_least("net.core.somaxconn", BACKLOG)
     yield from kernel.bits("net.ipv4.tcp_fastopen", 3)

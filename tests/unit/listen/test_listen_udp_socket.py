@@ -1,5 +1,7 @@
 """The UDP socket: addresses both ways, many datagrams with one call, and what happens when the kernel says no."""
 
+import errno
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.engine.seam import Transmit
-from proxy.listen.bind import Buffers, bind_udp
+from proxy.listen.bind import SO_RCVBUFFORCE, SO_SNDBUFFORCE, Buffers, bind_udp, prepare_udp
 from proxy.listen.udp_socket import MAX_SEGMENTS, UdpSocket
 
 
@@ -133,10 +135,20 @@ def test_a_peer_that_can_t_be_reached_costs_its_own_datagrams_only(one: Pair) ->
     assert (one.ours.sent, one.ours.failed, len(one.ours)) == (0, 2, 0)
 
 
+class Unprivileged(socket.socket):
+    """One of who has no CAP_NET_ADMIN."""
+
+    def setsockopt(self, level: int, name: int, value: Any, *more: int) -> None:
+        if level == socket.SOL_SOCKET and name in {SO_RCVBUFFORCE, SO_SNDBUFFORCE}:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        super().setsockopt(level, name, value, *more)
+
+
 def test_a_buffer_that_the_kernel_makes_smaller_is_told_with_what_would_let_it_be() -> None:
     largest = int(Path("/proc/sys/net/core/rmem_max").read_text(encoding="ascii"))
     buffers = Buffers(receive=2 * largest, send=64 * 1024)
-    sock = bind_udp(("127.0.0.1", 0), buffers)
+    sock = Unprivileged(socket.AF_INET, socket.SOCK_DGRAM)
+    prepare_udp(sock, buffers)
     try:
         assert buffers.missed(sock) == [
             f"the UDP receive buffer has {largest} of {2 * largest} bytes: sysctl -w net.core.rmem_max={2 * largest} would allow it"

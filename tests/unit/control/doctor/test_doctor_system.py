@@ -11,8 +11,8 @@ from tests.unit.control.doctor.conftest import GOOD
 RIGHT = Clock(synchronised=True, error=0.01)
 
 
-def examined(configuration, machine, descriptors=1_000_000, clock=RIGHT):
-    return list(examine_system(configuration, machine.root, descriptors, spare=128, clock=lambda: clock))
+def examined(configuration, machine, descriptors=1_000_000, clock=RIGHT, *, force=False):
+    return list(examine_system(configuration, machine.root, descriptors, spare=128, clock=lambda: clock, force_buffers=force))
 
 
 def wrong(findings):
@@ -62,6 +62,14 @@ def test_a_setting_that_is_too_small_is_warned_of_with_what_mends_it(configured,
     (finding,) = wrong(examined(configured(), machine))
     area = "limits" if name.startswith("fs") else "kernel"
     assert finding == Finding("warning", area, name.replace("/", "."), found, expected, mend + KEEP)
+
+
+def test_who_may_have_larger_buffers_is_bound_by_no_setting(configured, machine):
+    machine.set("net/core/rmem_max", "212992")
+    machine.set("net/core/wmem_max", "212992")
+    findings = examined(configured(), machine, force=True)
+    assert not wrong(findings)
+    assert [(finding.what, finding.found) for finding in findings][:2] == [("net.core.rmem_max", "212992"), ("net.core.wmem_max", "212992")]
 
 
 def test_what_is_asked_of_the_kernel_is_what_the_configuration_needs(configured, machine):
