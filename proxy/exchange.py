@@ -128,7 +128,7 @@ class Exchange:
                 return
             admitted = client.admitted = found
         elif snapshot.answers_health(admitted.host, head.path):
-            answer = health(self._services)
+            answer = health(self._services, head.method)
             self._answer(answer.status, answer.headers, answer.body)
             return
         self._admitted = admitted

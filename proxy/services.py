@@ -11,6 +11,7 @@ from proxy.meters import AccessSink, ProxyMetrics
 from proxy.observe import Log
 from proxy.output import OutputBudget
 from proxy.overload import Load
+from proxy.readiness import Readiness
 from proxy.snapshot import Snapshot
 from proxy.stream import Backends
 
@@ -32,6 +33,8 @@ class Services:
     make_request_id: Callable[[], bytes]
     secret: bytes
     """Keys the hashes of clients' addresses (``balancer/affinity.py``): another one as soon as another key of the cluster seals."""
+    readiness: Readiness = field(default_factory=Readiness)
+    """Whether enough backends are up."""
     shedding: Load | None = None
     """Set while requests are to be turned away: it tells which."""
     draining: bool = False

@@ -275,6 +275,16 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
+class Required:
+    """What has to be up for the health answer to be 200."""
+
+    pools: float = 0.0
+    """Share of the pools, 0 to 1; 0: it does not depend on them."""
+    backends: float = 0.0
+    """Share of its backends that a pool needs to count as up, and one at least."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The whole configuration, compiled."""
 
@@ -294,6 +304,7 @@ class Snapshot:
     pools: Mapping[str, Pool]
     """Keyed by name; a pool of a site is ``site/pool``."""
     overload: Overload = field(default_factory=Overload)
+    required: Required = field(default_factory=Required)
 
     def find_host(self, host: bytes) -> Host | None:
         """The configured host for a lower-case host name: exact, then wildcard (one label)."""

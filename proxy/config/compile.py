@@ -15,7 +15,7 @@ from proxy.engine.seam import EngineLimits
 from proxy.observe import Metrics
 from proxy.policy.access import Networks
 from proxy.policy.forwarded import Forwarding
-from proxy.snapshot import Host, Limits, Listener, Overload, Pool, ServerTimeouts, Snapshot
+from proxy.snapshot import Host, Limits, Listener, Overload, Pool, Required, ServerTimeouts, Snapshot
 from proxy.sni import Certificate, SniTable, TlsProfile, in_order
 from proxy.upstream.names import Service
 
@@ -96,6 +96,7 @@ def compile_snapshot(  # noqa: PLR0913  # each is one impure thing that this pur
         wildcard_hosts=wildcard,
         pools=pools,
         overload=_overload(server.overload),
+        required=_required(server.health),
     )
     if previous is not None and now is not None:
         adopt(snapshot, previous, now)
@@ -188,6 +189,10 @@ def _limits(model: model_server.Limits) -> Limits:
 def _overload(model: model_server.Overload) -> Overload:
     header = model.header.lower().encode() if model.header is not None else None
     return Overload(lag=model.lag, memory=model.memory, exchanges=model.exchanges, header=header)
+
+
+def _required(model: model_server.ServerHealth | str) -> Required:
+    return Required(model.pools_up, model.backends_up) if isinstance(model, model_server.ServerHealth) else Required()
 
 
 def _health(model: model_site.Health | str) -> bytes | None:

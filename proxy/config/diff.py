@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from proxy.config.load import Configuration
-from proxy.config.model_server import ConnectionIds, Listener, Server
+from proxy.config.model_server import ConnectionIds, Listener, Server, ServerHealth
 from proxy.keys import KeySet, config_id
+from proxy.message import Address
 from proxy.policy.answer import Redirect, Respond
 from proxy.policy.headers import HeaderEdit
 from proxy.snapshot import Forward, Pool, Route, Site, Snapshot
@@ -47,6 +48,8 @@ def in_use(old: Configuration, new: Configuration, workers: int) -> Configuratio
     server = {name: getattr(old.server, name) for name in NEEDS_RESTART}
     server["quic"] = old.server.quic.model_copy(update={LIVE: getattr(new.server.quic, LIVE)})
     server["workers"] = workers
+    if isinstance(new.server.health, ServerHealth):
+        server["health"] = new.server.health.model_copy(update={"address": _health_address(old)})
     return replace(new, server=new.server.model_copy(update=server), state=old.state, qlog_folder=old.qlog_folder)
 
 
@@ -58,6 +61,7 @@ def diff(old: Snapshot, new: Snapshot) -> list[str]:
         *(["overload changed"] if old.overload != new.overload else []),
         *(["trusted_proxies changed"] if old.trusted_proxies != new.trusted_proxies else []),
         *(["server health path changed"] if old.health_path != new.health_path else []),
+        *_changed("health", old.required, new.required),
         *_named("site", _sites(old), _sites(new), _site_change),
         *_named("certificate of", _profiles(old), _profiles(new), _profile_change),
         *(["unknown_sni changed"] if old.sni.refuse_unknown != new.sni.refuse_unknown else []),
@@ -85,6 +89,7 @@ def needing_restart(old: Configuration, new: Configuration) -> list[str]:
     lines += [f"listener {name} changed" for name in others if name in listeners and others[name] != listeners[name]]
     lines += ["admin address changed"] if before.admin != after.admin else []
     lines += ["state folder changed"] if old.state != new.state else []
+    lines += ["health.address changed"] if _health_address(old) != _health_address(new) else []
     for name in NEEDS_RESTART:
         one, other = getattr(before, name), getattr(after, name)
         if name in {"listeners", "admin", "state"} or one == other:
@@ -95,6 +100,11 @@ def needing_restart(old: Configuration, new: Configuration) -> list[str]:
         pairs = [(key, getattr(one, key), getattr(other, key)) for key in type(other).model_fields]
         lines += [f"{name}.{key}{_from_to(*values)}" for key, *values in pairs if values[0] != values[1] and (name, key) != ("quic", LIVE)]
     return lines
+
+
+def _health_address(configuration: Configuration) -> Address | None:
+    health = configuration.server.health
+    return health.address if isinstance(health, ServerHealth) else None
 
 
 def _listeners(server: Server) -> dict[str, list[Listener]]:

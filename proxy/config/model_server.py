@@ -7,7 +7,7 @@ from pydantic import Field, Tag, model_validator
 from balancer.quic_lb import KEY_BYTES, Layout
 from proxy.config.model_base import SWITCH, Model
 from proxy.config.model_pool import Pool
-from proxy.config.model_site import Health, HealthOrOff, Site, health_switch
+from proxy.config.model_site import Health, Site, health_switch
 from proxy.config.names import CidKey, FieldName, FileName, KeyText, Name, Nameserver, Network, ServerId, SocketAddress
 from proxy.config.units import Duration, DurationOrOff, Size, SizeOrOff, is_off, says
 
@@ -223,6 +223,28 @@ class ConnectionIds(Model):
         return Layout(config, server_id_bytes, self.nonce, self.slot, key or own, self.length_in_first_octet)
 
 
+class ServerHealth(Health):
+    """The proxy's own health answer, for a load balancer in front: where it is, and what it depends on."""
+
+    address: SocketAddress | None = None
+    """IP address and port of a listener for it alone, in plain HTTP/1.1: who checks there is answered also when the other listeners are
+    full. Default: none. A change needs a restart."""
+    pools_up: float = Field(default=0, ge=0, le=1)
+    """Share of the pools that have to be up for 200; below, the answer is 503. Default 0: it does not depend on backends. Where several
+    proxies have the same backends, all of them turn 503 at once."""
+    backends_up: float = Field(default=0, ge=0, le=1)
+    """Share of its backends that have to be up for a pool to count as up, and one at least."""
+
+    @model_validator(mode="after")
+    def _counts(self) -> "ServerHealth":
+        if self.backends_up and not self.pools_up:
+            raise says("'backends_up' has no effect without 'pools_up'; expected both, or none", "backends_up")
+        return self
+
+
+ServerHealthOrOff = Annotated[Annotated[ServerHealth, Tag("on")] | Annotated[Literal["off"], Tag("off")], SWITCH]
+
+
 class KeepAlive(Model):
     """PINGs to an HTTP/3 client from which nothing comes, so that its connection does not time out, nor a NAT on the way forget it.
 
@@ -392,8 +414,8 @@ class Server(Model):
     """Peers whose Forwarded, X-Forwarded-* and X-Request-Id fields are believed."""
     timeouts: ServerTimeouts = ServerTimeouts()
     """Time limits on the listener side."""
-    health: HealthOrOff = Health()
-    """The proxy's own health answer on every listener, or ``off``."""
+    health: ServerHealthOrOff = ServerHealth()
+    """The proxy's own health answer on every listener, and on a plain port; or ``off``."""
     dns: Dns = Dns()
     """How the names of endpoints are looked up; a change needs a restart."""
     log: Log = Log()

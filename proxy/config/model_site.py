@@ -30,7 +30,7 @@ class Health(Model):
     """The proxy's own health answer."""
 
     path: Path = "/health"
-    """Path that answers ``OK`` (503 while draining)."""
+    """Path that answers GET and HEAD: 200 and ``OK``, or 503 and why. See docs/explanation/health.md."""
 
 
 HealthOrOff = Annotated[Annotated[Health, Tag("on")] | Annotated[Literal["off"], Tag("off")], SWITCH]

@@ -61,6 +61,7 @@ def _shorthands(definitions: dict[str, Any]) -> None:
         "HealthCheck": [off, nothing],
         "Passive": [off],
         "Health": [off, nothing],
+        "ServerHealth": [off, nothing],
         "Admin": [off, nothing],
     }
     for name, more in forms.items():

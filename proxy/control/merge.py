@@ -59,6 +59,12 @@ class Counted:
             for labels in gone:
                 known[1].pop(labels, None)
 
+    def gauge(self, name: str) -> float | None:
+        """The value of one without labels; None: it has told none."""
+        found = self.families.get(name)
+        value = found[1].get(()) if found is not None else None
+        return value if isinstance(value, float) else None
+
     def readings(self) -> list[Reading]:
         """As one process's own."""
         return [Reading(head.name, head.help, head.kind, head.labels, list(values.items())) for head, values in self.families.values()]

@@ -2,7 +2,7 @@
 
 `/health` answers `OK`; every other path answers `Hello from HOST (VERSION)!`. Host and version are those that the client used, taken
 from the fields that a proxy sets; the response fields X-Backend, X-Client-Address and X-Affinity-Key tell the rest. Knows nothing of
-the proxy's code: it stands for somebody's application. Trusts those fields, so it listens on loopback only.
+the proxy's code: it stands for somebody's application. Trusts those fields, so it listens on loopback, or on a network of containers.
 """
 
 import argparse
@@ -103,25 +103,26 @@ class BackendProtocol(asyncio.Protocol):
             self._transport.close()
 
 
-async def serve(name: str, port: int) -> None:
-    """Serve on 127.0.0.1 until SIGTERM or SIGINT. Raises OSError where the port can't be had."""
+async def serve(name: str, host: str, port: int) -> None:
+    """Serve on the address *host* until SIGTERM or SIGINT. Raises OSError where the port can't be had."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = await loop.create_server(lambda: BackendProtocol(name), "127.0.0.1", port)
+    server = await loop.create_server(lambda: BackendProtocol(name), host, port)
     await stop.wait()
     server.close()
 
 
 def main() -> None:
-    """The command line that `qproxy demo` uses."""
+    """The command line that `qproxy demo` and docker-compose.yml use."""
     parser = argparse.ArgumentParser(prog="python -m proxy.demo.backend", description="A demo backend of qproxy.")
     parser.add_argument("--name", required=True, help="what it calls itself in X-Backend")
-    parser.add_argument("--port", type=int, required=True, help="its port on 127.0.0.1")
+    parser.add_argument("--host", default="127.0.0.1", help="its address; default: %(default)s")
+    parser.add_argument("--port", type=int, required=True, help="its port")
     options = parser.parse_args()
     try:
-        asyncio.run(serve(options.name, options.port))
+        asyncio.run(serve(options.name, options.host, options.port))
     except OSError as error:
         parser.exit(1, f"{options.name}: {error.strerror}\n")
 

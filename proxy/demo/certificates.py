@@ -1,8 +1,10 @@
 """Self-signed certificates for the example's sites, kept in a folder between runs.
 
 Knows nothing of the configuration: the file names, `HOST.pem` with chain and key in one, are the agreement between the two.
+`python -m proxy.demo.certificates FOLDER HOST...` makes them, for docker-compose.yml.
 """
 
+import argparse
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -71,3 +73,20 @@ def _write_private(path: Path, data: bytes) -> None:
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
     temporary.replace(path)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m proxy.demo.certificates", description="Self-signed certificates for a demonstration.")
+    parser.add_argument("folder", type=Path, help="where they are kept")
+    parser.add_argument("hosts", nargs="+", metavar="host", help="for which host, and all below it")
+    options = parser.parse_args()
+    try:
+        for host in options.hosts:
+            ensure(options.folder, host)
+    except OSError as error:
+        parser.exit(1, f"{options.folder}: {error.strerror}\n")
+
+
+if __name__ == "__main__":
+    main()

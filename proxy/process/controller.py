@@ -12,21 +12,26 @@ from itertools import count
 from pathlib import Path
 
 from balancer.pool import Pool as BalancerPool
+from proxy.answers import DRAINING, NO_WORKER, OVERLOADED, POOLS_DOWN, READY
 from proxy.config.compile_pool import service_of
 from proxy.config.diff import Changes, diff, in_use, needing_restart, outside
 from proxy.config.load import ConfigError, Configuration, configuration_folders, files_of, load
+from proxy.config.model_server import ServerHealth
 from proxy.config.watch import folders_of, watch_read
 from proxy.control.admin import Admin, ConfigStatus, Found, Views
 from proxy.control.certificates import CertificateRefresher
+from proxy.control.health_port import HealthPort, Page
 from proxy.control.metrics import Exposition
 from proxy.control.probe import Prober
 from proxy.listen.tls import ContextError
 from proxy.meters import ProxyMetrics
 from proxy.observe import Log, Metrics
+from proxy.policy.answer import Respond
 from proxy.process.naming import Naming
 from proxy.process.setup import shown, workers_of
 from proxy.process.team import Refused, Team
 from proxy.process.worker import StartError
+from proxy.readiness import Readiness
 from proxy.snapshot import Snapshot
 from proxy.tasks import Tasks
 
@@ -52,6 +57,7 @@ class Controller:
         self._prober = Prober(team.snapshot.pools, log, metrics, naming.resolver, clock=time.monotonic)
         naming.discovery.changed.append(lambda _: self._prober.replace(team.snapshot.pools))
         self._refresher = CertificateRefresher(configuration.certificate_files, team.publish_certificates, log, metrics)
+        self._readiness = Readiness()
         self._loaded_at = self._attempted_at = time.time()
         self._read = configuration.read
         self._watched: Mapping[Path, bytes] | None = None
@@ -78,6 +84,7 @@ class Controller:
             self._tasks.start("admin API", self._start_admin_later(stack))
         else:
             await self._start_admin(stack)
+        await self._start_health(stack, again=wait_for_admin)
         await self._prober.start()
         stack.push_async_callback(self._prober.stop)
         self._tasks.start("watch certificates", self._refresher.run())
@@ -121,6 +128,33 @@ class Controller:
             msg = f"can't open the admin API on {shown(address)}: {error.strerror}"
             raise StartError(msg) from None
         stack.push_async_callback(admin.stop)
+
+    async def _start_health(self, stack: contextlib.AsyncExitStack, *, again: bool) -> None:
+        """The plain port, where there is to be one. *again*: as with the admin API, it may be given up only in a moment."""
+        health = self._configuration.server.health
+        if not isinstance(health, ServerHealth) or health.address is None:
+            return
+        port = HealthPort(health.address, Page(lambda: self._team.snapshot.health_path, self._health))
+        for tries_left in reversed(range(ADMIN_TRIES if again else 1)):
+            try:
+                await port.start()
+                break
+            except OSError as error:
+                if not tries_left:
+                    msg = f"can't listen on {shown(health.address)} (server.health): {os.strerror(error.errno or 0)}"
+                    raise StartError(msg) from None
+                await asyncio.sleep(ADMIN_PAUSE)
+        stack.push_async_callback(port.stop)
+
+    def _health(self) -> Respond:
+        team = self._team
+        if team.draining:
+            return DRAINING
+        if not team.workers:
+            return NO_WORKER
+        if not team.accepting:
+            return OVERLOADED
+        return READY if self._readiness.enough(team.snapshot, time.monotonic()) else POOLS_DOWN
 
     def _balancers(self) -> list[BalancerPool]:
         return [pool.balancer for pool in self._team.snapshot.pools.values()]

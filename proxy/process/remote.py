@@ -45,6 +45,7 @@ READ_LIMIT = 1.0
 """Seconds that a worker may take to tell its numbers; then its last ones stand."""
 
 INFLIGHT = "qproxy_backend_inflight"
+ACCEPTING = "qproxy_accepting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,16 @@ class RemoteTeam:
     def snapshot(self) -> Snapshot:
         """See ``team.Team``."""
         return self._snapshot
+
+    @property
+    def workers(self) -> int:
+        """See ``team.Team``."""
+        return sum(member.serving for member in self._members.values())
+
+    @property
+    def accepting(self) -> bool:
+        """See ``team.Team``. Each worker tells once a second; one that has not yet, accepts."""
+        return any(member.serving and member.counted.gauge(ACCEPTING) != 0 for member in self._members.values())
 
     # Workers come and go
 

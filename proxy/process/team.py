@@ -36,6 +36,14 @@ class Team(Protocol):
     def compiled(self, configuration: Configuration) -> Snapshot:
         """What *configuration* says, to compare with: it is never served. May be called from another thread."""
 
+    @property
+    def workers(self) -> int:
+        """That serve."""
+
+    @property
+    def accepting(self) -> bool:
+        """Whether new connections come in at any worker, as far as is known here."""
+
     async def change(self, configuration: Configuration, generation: int) -> Snapshot:
         """Have all workers serve *configuration*; gives its snapshot, as configured. Raises ContextError or Refused: then none does."""
 
@@ -71,6 +79,16 @@ class LocalTeam:
     def compiled(self, configuration: Configuration) -> Snapshot:
         """By the worker's own means."""
         return self._worker.compiled(configuration)
+
+    @property
+    def workers(self) -> int:
+        """Itself."""
+        return 1
+
+    @property
+    def accepting(self) -> bool:
+        """By its gate."""
+        return self._worker.accepting
 
     async def change(self, configuration: Configuration, generation: int) -> Snapshot:
         """At once."""

@@ -170,6 +170,11 @@ class Worker:
         """Whether it is on its way to its end."""
         return self._services.draining
 
+    @property
+    def accepting(self) -> bool:
+        """Whether new connections come in: neither memory nor descriptors are used up."""
+        return self._limits.gate.is_open
+
     # Start
 
     async def open(self, stack: contextlib.AsyncExitStack, sockets: Iterable[Sockets]) -> None:

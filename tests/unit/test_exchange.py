@@ -163,6 +163,15 @@ def test_health_is_answered_for_any_sni(path: bytes, profile: str) -> None:
     assert world.connections == []
 
 
+@pytest.mark.parametrize("method", [b"POST", b"OPTIONS", b"DELETE"])
+def test_health_takes_get_and_head_only(method: bytes) -> None:
+    world, client = World(), FakeClient()
+    world.request(client, path=b"/health", method=method)
+    assert client.status == 405
+    assert fields(client.said[0][3])[b"allow"] == b"GET, HEAD"
+    assert world.connections == []
+
+
 def test_health_says_503_while_draining() -> None:
     world, client = World(), FakeClient()
     world.services.draining = True

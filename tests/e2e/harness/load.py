@@ -1,7 +1,8 @@
 """Closed-loop load on all three versions at once, by clients that know to whom each answer came from and what became of each request.
 
-Every connection has streams that ask again as soon as they are answered. A client that is told to go (Connection: close, GOAWAY) begins
-nothing new on that connection, waits for what runs, and opens another one. A request counts as lost when it was sent and had no answer.
+Every connection has streams that ask again as soon as they are answered, or *pace* seconds later. A client that is told to go
+(Connection: close, GOAWAY) begins nothing new on that connection, waits for what runs, and opens another one. A request counts as lost
+when it was sent and had no answer.
 """
 
 import asyncio
@@ -52,7 +53,7 @@ class Result:
     at: float
     """When it ended, monotonic."""
     worker: str = ""
-    """What the answer said in X-Worker, where the site is told to say there whose it is."""
+    """What the answer said in X-Worker or X-Instance, where the site is told to say there whose it is."""
 
 
 class Load:
@@ -70,12 +71,13 @@ class Load:
         host: str = "a.example.com",
         reconnect: bool = True,
         limit: float = LIMIT,
+        pace: float = 0.0,
     ) -> None:
         self.results: list[Result] = []
         self._authority, self._port, self._path, self._host = authority, port, path, host
         for version in versions:
             note(version)
-        self._limit = limit
+        self._limit, self._pace = limit, pace
         self._versions, self._clients, self._streams, self._reconnect = tuple(versions), clients, streams, reconnect
         self._numbers = itertools.count(1)
         self.stopping = False
@@ -151,6 +153,11 @@ class Load:
             if not self._reconnect:
                 return
 
+    async def _pause(self) -> None:
+        """After each answer, where the load is to be a light one."""
+        if self._pace:
+            await asyncio.sleep(self._pace)
+
     def _local(self, client: int) -> tuple[str, int]:
         return f"127.0.7.{client + 1}", 0
 
@@ -175,6 +182,7 @@ class Load:
                     fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:-2])
                     await reader.readexactly(int(fields["content-length"]))
                 count.add(int(head.split(" ")[1]), fields)
+                await self._pause()
                 if fields.get("connection") == "close":
                     break
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
@@ -212,6 +220,7 @@ class Load:
                 async with asyncio.timeout(self._limit):
                     fields = await protocol.get(self._path, self._host)
                 count.add(int(fields[":status"]), fields)
+                await self._pause()
             except (OSError, TimeoutError) as error:
                 count.add(0, why=repr(error))
 
@@ -245,6 +254,7 @@ class Load:
                     count.add(0, why=f"reset {answer.reset:#x}")
                 else:
                     count.add(answer.status, answer.headers)
+                await self._pause()
             except (OSError, TimeoutError) as error:
                 count.add(0, why=repr(error))
 
@@ -257,7 +267,7 @@ class _Count:
     connection: int
 
     def add(self, status: int, fields: Mapping[str, str] = MappingProxyType({}), why: str = "") -> None:
-        backend, worker = fields.get("x-backend", ""), fields.get("x-worker", "")
+        backend, worker = fields.get("x-backend", ""), fields.get("x-worker") or fields.get("x-instance", "")
         self.load.results.append(Result(self.version, self.client, self.connection, status, backend, why, time.monotonic(), worker))
 
 

@@ -457,6 +457,10 @@ CHANGES = {
     "timeouts": (lambda text: text + "server: {timeouts: {idle: 1s}}\n", ["timeouts.idle: 75 -> 1"]),
     "trusted": (lambda text: text + "server: {trusted_proxies: ['::1']}\n", ["trusted_proxies changed"]),
     "health": (lambda text: text + "server: {health: off}\n", ["server health path changed", "site a.example.com: health path changed"]),
+    "required": (
+        lambda text: text + "server: {health: {pools_up: 0.5, backends_up: 0.25}}\n",
+        ["health.pools: 0 -> 0.5", "health.backends: 0 -> 0.25"],
+    ),
     "sni": (lambda text: text + "server: {tls: {unknown_sni: refuse}}\n", ["unknown_sni changed"]),
     "routes": (lambda text: text.replace("{pool: web}", "{pool: web, retry: {attempts: 1}}"), ["site a.example.com: route 1 changed"]),
     "template": (
@@ -498,6 +502,17 @@ CHANGES = {
     "priority": (lambda text: text.replace("{pool: web}", "{pool: web, priority: low}"), ["site a.example.com: route 1 changed"]),
     "overload": (lambda text: text + "server: {overload: {exchanges: 5}}\n", ["overload changed"]),
 }
+
+
+def test_the_port_for_health_takes_a_restart(folder):
+    folder.write(SITE)
+    old = folder.load()
+    folder.write(SITE + "server: {health: {address: '127.0.0.1:8081', pools_up: 0.5}}\n")
+    new = folder.load()
+    assert needing_restart(old, new) == ["health.address changed"]
+    serves = in_use(old, new, 1)
+    assert (serves.server.health.address, serves.server.health.pools_up) == (None, 0.5)
+    assert needing_restart(serves, new) == ["health.address changed"]
 
 
 def test_overload_and_classes(snapshot):

@@ -180,6 +180,21 @@ CASES = {
             "replace_prefix of a route changes paths; perhaps you meant 'http://x'"
         ),
     ),
+    "health address": (
+        "server: {health: {address: 8081}}\n",
+        (
+            "one.yaml:1:28: 'server.health.address' is not valid: got '8081', expected an IP address and a port, such as 0.0.0.0:8443 or [::]:8443; "
+            "perhaps you meant '0.0.0.0:8081'"
+        ),
+    ),
+    "share of pools": (
+        "server: {health: {pools_up: 50}}\n",
+        "one.yaml:1:29: 'server.health.pools_up' is too large: got '50', expected 1.0 at most",
+    ),
+    "share of backends alone": (
+        "server: {health: {backends_up: 0.5}}\n",
+        "one.yaml:1:19: 'backends_up' has no effect without 'pools_up'; expected both, or none",
+    ),
     "status range": (
         pool("{endpoints: ['http://x'], health: {status: [399-200]}}"),
         (

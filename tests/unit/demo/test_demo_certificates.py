@@ -43,3 +43,16 @@ def test_a_key_of_another_certificate_is_replaced(tmp_path):
     mixed = chain + other[other.index(b"-----BEGIN PRIVATE KEY") :]
     path.write_bytes(mixed)
     assert certificates.ensure(tmp_path, HOST, NOW).read_bytes() != mixed
+
+
+def test_the_command_makes_one_for_each_host_and_says_why_it_can_t(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["certificates", str(tmp_path), HOST, "b.example.com"])
+    certificates.main()
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"{HOST}.pem", "b.example.com.pem"]
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("sys.argv", ["certificates", str(tmp_path / "file"), HOST])
+    with pytest.raises(SystemExit) as exited:
+        certificates.main()
+    assert exited.value.code == 1
+    assert "Traceback" not in (told := capsys.readouterr().err)
+    assert told.startswith(str(tmp_path / "file"))
