@@ -1,8 +1,8 @@
 """The composition root: makes the parts and wires them, and their life from start to drain.
 
 Order of a start: configuration, secret, snapshot, sockets, then everything that runs. Order of an end: health says 503, GOAWAY, no more
-connections, what runs may finish until the deadline, then the rest is cut. Here one process has all the roles of ``process/``; with several
-workers, each has a process of its own.
+connections, what runs may finish until the deadline, then the rest is cut. Here one process has all the roles of ``process/``, as with
+``workers: 1``; by default, each has a process of its own.
 """
 
 import asyncio
@@ -34,12 +34,13 @@ from proxy.process.setup import (
     EXIT_CONFIGURATION,
     EXIT_FAILURE,
     EXIT_OK,
+    SetupError,
     complain,
     loop_factory,
     raise_descriptor_limit,
     settle_memory,
     shown,
-    workers_of,
+    supervised,
 )
 from proxy.process.team import LocalTeam
 from proxy.process.upgrade import supervisor_command
@@ -54,7 +55,7 @@ TCP_PROTOCOLS = frozenset({"http/1.1", "h2"})
 def run(config: Path, *, in_process: bool = False) -> int:
     """Serve the configuration at *config* until SIGTERM or SIGINT; gives the exit code. Says on stderr what is wrong.
 
-    With several workers this process becomes their supervisor, unless *in_process* has everything stay here.
+    Where workers are to be processes of their own, this one becomes their supervisor, unless *in_process* has everything stay here.
     """
     gc.collect()  # what the imports left; a start makes no garbage in cycles, so that what stands at its end can be frozen as it is
     with collector_paused():  # ``settle_memory`` lets it begin
@@ -66,13 +67,14 @@ def _run(config: Path, *, in_process: bool) -> int:
         signal.signal(number, signal.SIG_IGN)  # by default they are the end; from the start on there is somebody who answers them
     try:
         configuration = load(config, os.environ)
+        several = not in_process and supervised(configuration)
         secret = load_secret(configuration.state)
     except ConfigError as error:
         return complain(str(error), EXIT_CONFIGURATION)
-    except StateError as error:
+    except (SetupError, StateError) as error:
         return complain(f"qproxy: {error}", EXIT_FAILURE)
     pid_file = _take_pid_file(configuration.state, config)
-    if workers_of(configuration) > 1 and not in_process:
+    if several:
         os.environ.update(pid_file.hand_over())
         os.execv(sys.executable, supervisor_command(str(config)))  # noqa: S606
     try:

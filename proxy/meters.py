@@ -175,11 +175,10 @@ class ProxyMetrics:
             self.upstream_open,
             self.upstream_reused,
         )
-        for family in (self.http3_connections, self.config_generation, self.quic_resumed):
+        for family in (self.server_up, self.http3_connections, self.config_generation, self.quic_resumed):
             family.cell()
         for kind in ("rebinding", "migration"):
             self.quic_path_changes.cell(kind)
-        self.server_up.cell().value = 1
 
     def show_pools(self, pools: Callable[[], Iterable["PoolState"]]) -> Callable[[], None]:
         """A hook for ``Metrics.before_read``: sets the gauges of pools and backends, and forgets pools that a reload took away."""

@@ -18,6 +18,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the engines that the end-to-end tests run on; one that is absent is then an error. Not given: all, the absent ones skipped "
         "(with CI=true in the environment: an error)",
     )
+    parser.addoption(
+        "--workers-per-proxy",
+        type=int,
+        metavar="N",
+        help="workers of the proxies in end-to-end tests that don't say themselves. Not given: two in the modules that are marked so, "
+        "else one",
+    )
     parser.addoption("--soak", action="store_true", help="the long tests at their full length: bodies of a GiB, 24,000 requests")
 
 

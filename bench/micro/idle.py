@@ -84,6 +84,7 @@ def proxy(folder: Path, backend: int, engines: str) -> Iterator[tuple[int, int]]
     (folder / "conf" / "qproxy.yaml").write_text(
         f"""server:
   listeners: [{{address: "127.0.0.1:{port}"}}]
+  workers: 1
   admin: off
   timeouts: {{idle: 1h}}
   log: {{access: false}}

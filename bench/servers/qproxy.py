@@ -60,6 +60,7 @@ def start(place: Place, build: Build, variant: Variant = PLAIN, quic: Mapping[st
     folder = place.folder / name
     folder.mkdir()
     server = {
+        "workers": 1,
         "listeners": [{"address": f"127.0.0.1:{port}"}],
         "engines": {"h2": build.h2, "quic": build.quic},
         "admin": "off",

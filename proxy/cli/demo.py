@@ -111,6 +111,7 @@ async def _run(config: Path, addresses: Plan) -> int:
             context = ssl.create_default_context()
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # it only asks whether somebody is there
             await asyncio.wait_for(_healthy(addresses.public[1], context), START_LIMIT)
+            await asyncio.wait_for(_healthy(addresses.admin[1], None), START_LIMIT)  # opens when all workers serve
 
     def ready() -> None:
         qproxy = Path(sys.argv[0])

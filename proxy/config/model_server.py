@@ -173,9 +173,9 @@ class ConnectionIds(Model):
     config: int = Field(default=0, ge=0, le=6)
     """Configuration ID (config rotation codepoint): balancers may know several, during a change. Under the keys of ``server.cluster`` it is
     the epoch of the key modulo 7, and can't be chosen."""
-    slot: bool = False
-    """Whether a byte in clear stands at the end, for the number of the worker (the form of AWS: server ID 8, nonce 10, slot on). Several
-    workers need it: by it the kernel finds whose datagram it is."""
+    slot: bool = True
+    """Whether a byte in clear stands at the end, for the number of the worker (the form of AWS: server ID 8, nonce 10, slot on): by it the
+    kernel finds whose datagram it is. ``off`` is for ``workers: 1``."""
     length_in_first_octet: bool = True
     """Whether the first octet tells the length, as some hardware needs; else those bits are random."""
 
@@ -207,10 +207,10 @@ class ConnectionIds(Model):
         """Whether they are to be so, whatever keys there are."""
         return self.key == "off"
 
-    def suit(self, workers: int) -> None:
-        """Raise a mistake, for a validator of ``Server``, where so many workers can't share a port with these."""
-        if workers > 1 and not self.slot:
-            text = f"'slot' is off, and there are {workers} workers; expected 'slot: on', by which the kernel finds whose datagram it is"
+    def suit(self, workers: int | str) -> None:
+        """Raise a mistake, for a validator of ``Server``, where its *workers* can't share a port with these."""
+        if workers != 1 and not self.slot:
+            text = f"'slot' is off, and 'workers' is {workers}; expected 'slot: on', by which the kernel finds whose datagram it is, or one"
             raise says(text, "quic", "connection_ids")
 
     def layout(self, server_id_bytes: int, config: int | None = None, key: bytes | None = None) -> Layout:
@@ -377,16 +377,20 @@ class Log(Model):
     """``auto``: text on a terminal, else JSON."""
 
 
+MAX_WORKERS = 64
+"""Two crews of them have 128 slots, of the 256 that a connection ID can name."""
+
 EVERYWHERE = Listener.model_validate({"address": "0.0.0.0:8443"})
 
 
 class Server(Model):
     """The server as a whole; once in all files."""
 
-    workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = 1
-    """Processes that serve, each with all listeners: ``auto`` is one for each core that the proxy may use. From two on, a supervisor starts
-    them, and again where one dies; with one, everything is in one process. A reload changes it up to the number of cores, or what it was
-    at the start if that was more; more than that, and several where there was one process, needs a restart."""
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] | Literal["auto"] = "auto"
+    """Processes that serve, each with all listeners: ``auto`` is one for each core that the proxy may use, the quota of its control group
+    included. A supervisor starts them, again where one dies, and anew in an upgrade. ``1`` is something else: the proxy is one process,
+    which nobody starts again and which can't be upgraded; without Linux, ``auto`` is that. A reload changes the number, up to that of the
+    cores, or what it was at the start if that was more; more than that, and several where there was one process, needs a restart."""
     pin_workers: bool = False
     """Whether each worker stays on a core of its own, as far as there are some. A change needs a restart."""
     user: Name | None = None
@@ -440,7 +444,7 @@ class Server(Model):
     @model_validator(mode="after")
     def _shares_ports(self) -> "Server":
         if self.quic.connection_ids is not None:
-            self.quic.connection_ids.suit(2 if self.workers == "auto" else self.workers)
+            self.quic.connection_ids.suit(self.workers)
             self.quic.connection_ids.suit_keys(shared=self.cluster is not None)
         return self
 

@@ -32,7 +32,17 @@ from proxy.process.link import Link
 from proxy.process.naming import make_naming
 from proxy.process.privileges import PrivilegeError, drop, hand_over
 from proxy.process.remote import Kept, RemoteTeam
-from proxy.process.setup import EXIT_CONFIGURATION, EXIT_FAILURE, EXIT_OK, complain, cpus, loop_factory, settle_memory, shown, workers_of
+from proxy.process.setup import (
+    EXIT_CONFIGURATION,
+    EXIT_FAILURE,
+    EXIT_OK,
+    complain,
+    loop_factory,
+    most_workers,
+    settle_memory,
+    shown,
+    workers_of,
+)
 from proxy.process.worker import Shared, StartError, udp_buffers
 from proxy.tasks import Tasks
 
@@ -250,7 +260,7 @@ def _listen_message(configuration: Configuration, team: RemoteTeam) -> dict[str,
             for listener in team.snapshot.listeners
         ],
         "workers": workers_of(configuration),
-        "slots": cpus(),
+        "slots": most_workers(),
         "connections": configuration.server.limits.connections,
         "user": configuration.server.user,
         "buffers": [buffers.receive, buffers.send],

@@ -91,11 +91,19 @@ class Ports:
         self._lengths = dict(lengths)
 
     def steer(self, live: Collection[int], accepting: Collection[int]) -> None:
-        """Have the kernel give each worker its datagrams: slots of those that serve, and of those that take what is new."""
+        """Have the kernel give each worker its datagrams: slots of those that serve, and of those that take what is new.
+
+        Raises OSError whose text says what would help.
+        """
         if self._udp:
             program = Steering({slot: slot for slot in live}, accepting, self._key, self._lengths).program()
             for group in self._udp.values():
-                attach(group[0], program)
+                try:
+                    attach(group[0], program)
+                except OSError as error:
+                    msg = f"the kernel can't give each worker its datagrams (SO_ATTACH_REUSEPORT_CBPF: {error.strerror})"
+                    msg += "; it takes Linux 4.5, or 'workers: 1'"
+                    raise OSError(error.errno, msg) from None
 
     def close(self) -> None:
         """Let go of everything: the end."""

@@ -30,7 +30,6 @@ from proxy.control.certificates import with_certificates
 from proxy.control.merge import Counted, merged
 from proxy.control.metrics import Reading, read
 from proxy.listen.tls import TlsContexts
-from proxy.meters import ProxyMetrics
 from proxy.observe import Log, Metrics
 from proxy.process.link import Link
 from proxy.process.team import Refused
@@ -110,7 +109,6 @@ class RemoteTeam:
         self._contexts.build(self._snapshot)
         self._packed = pack(configuration)
         self._watch()
-        ProxyMetrics(metrics).server_up.cell().value = 0  # the workers' say counts
 
     @property
     def snapshot(self) -> Snapshot:

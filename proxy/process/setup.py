@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from proxy.config.load import Configuration
+from proxy.config.model_server import MAX_WORKERS
 from proxy.message import Address
 from proxy.observe import Log
 
@@ -17,6 +18,10 @@ EXIT_OK, EXIT_FAILURE, EXIT_CONFIGURATION = 0, 1, 2
 
 SPARE_DESCRIPTORS = 128
 """For listeners, logs, probes, watches and the admin API."""
+
+
+class SetupError(Exception):
+    """The system can't do what the configuration asks for; the text says what."""
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -29,9 +34,25 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def workers_of(configuration: Configuration) -> int:
-    """Worker processes that the configuration asks for."""
+    """Workers that the configuration asks for."""
     workers = configuration.server.workers
-    return cpus() if isinstance(workers, str) else workers
+    return most_workers() if isinstance(workers, str) else workers
+
+
+def most_workers() -> int:
+    """Workers that make sense here: one for each core."""
+    return min(cpus(), MAX_WORKERS)
+
+
+def supervised(configuration: Configuration) -> bool:
+    """Whether the workers are processes of their own. Raises SetupError where that is asked for and can't be had."""
+    workers = configuration.server.workers
+    if sys.platform == "linux":
+        return workers != 1
+    if isinstance(workers, int) and workers > 1:
+        msg = f"server.workers is {workers}: several processes on one port need Linux; here, expected 1 or auto, which is one process"
+        raise SetupError(msg)
+    return False
 
 
 def cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

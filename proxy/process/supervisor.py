@@ -312,6 +312,8 @@ class Supervisor:
                 self._ports.open(
                     crew.listeners, max(crew.size, int(message["slots"])), int(message["connections"]), Buffers(*message["buffers"])
                 )
+                if self._current is None:
+                    self._ports.steer({0}, {0})  # a kernel that can't is known before anybody serves
                 if message["user"] and self._current is None:
                     drop(str(message["user"]))
             except (OSError, PrivilegeError) as error:

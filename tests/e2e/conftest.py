@@ -20,6 +20,7 @@ MakeProxy: TypeAlias = Callable[..., Proxy]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "speaks(*versions): versions above HTTP/1.1 that the test speaks; it runs on each engine of theirs")
+    config.addinivalue_line("markers", "workers(count): of a module, proxies have so many workers where nothing else is said (else one)")
     config.addinivalue_line("markers", "soak: takes minutes with --soak, and is shortened without")
     problems = [text for name in _wanted(config) for text in engine_sets.missing(name).values()]
     if problems and (config.getoption("engines") is not None or os.environ.get("CI") == "true"):
@@ -47,6 +48,14 @@ def engines(request: pytest.FixtureRequest) -> str:
     """Which engines the proxies of this test have: ``portable`` or ``fast``."""
     name: str = request.param
     return name
+
+
+@pytest.fixture(scope="module")
+def workers_per_proxy(request: pytest.FixtureRequest) -> int:
+    """Workers of proxies for which the test says nothing else."""
+    mark = request.node.get_closest_marker("workers")
+    option: int | None = request.config.getoption("workers_per_proxy")
+    return option or (mark.args[0] if mark is not None else 1)
 
 
 @pytest.fixture
@@ -95,9 +104,8 @@ def backends() -> Iterator[list[Backend]]:
 
 
 @contextmanager
-def _proxies(folder: Callable[[], Path], authority: Authority, backends: list[Backend], engines: str) -> Iterator[MakeProxy]:
+def _proxies(folder: Callable[[], Path], authority: Authority, backends: list[Backend], server: dict[str, Any]) -> Iterator[MakeProxy]:
     """What makes proxies; those that were started are closed at the end, and nothing of ours went wrong in them."""
-    server = {"engines": engine_sets.configured(engines)}
     with ExitStack() as stack:
         made: list[Proxy] = []
 
@@ -114,11 +122,17 @@ def _proxies(folder: Callable[[], Path], authority: Authority, backends: list[Ba
 
 
 @pytest.fixture(scope="module")
+def server_defaults(engines: str, workers_per_proxy: int) -> dict[str, Any]:
+    """What the configuration of each proxy says of the server, below what the test says."""
+    return {"engines": engine_sets.configured(engines), "workers": workers_per_proxy}
+
+
+@pytest.fixture(scope="module")
 def make_proxy(
-    tmp_path_factory: pytest.TempPathFactory, authority: Authority, backends: list[Backend], engines: str
+    tmp_path_factory: pytest.TempPathFactory, authority: Authority, backends: list[Backend], server_defaults: dict[str, Any]
 ) -> Iterator[MakeProxy]:
     """Make proxies that the tests of a module share: ``make_proxy(server={...}, sites={...}, backends=[...]).start()``."""
-    with _proxies(lambda: tmp_path_factory.mktemp("proxy"), authority, backends, engines) as make:
+    with _proxies(lambda: tmp_path_factory.mktemp("proxy"), authority, backends, server_defaults) as make:
         yield make
 
 
@@ -130,8 +144,8 @@ def proxy(make_proxy: MakeProxy) -> Proxy:
 
 @pytest.fixture
 def start_proxy(
-    tmp_path_factory: pytest.TempPathFactory, authority: Authority, backends: list[Backend], engines: str
+    tmp_path_factory: pytest.TempPathFactory, authority: Authority, backends: list[Backend], server_defaults: dict[str, Any]
 ) -> Iterator[MakeProxy]:
     """Start proxies of one's own, as ``make_proxy`` makes them."""
-    with _proxies(lambda: tmp_path_factory.mktemp("proxy"), authority, backends, engines) as make:
+    with _proxies(lambda: tmp_path_factory.mktemp("proxy"), authority, backends, server_defaults) as make:
         yield lambda **more: make(**more).start()

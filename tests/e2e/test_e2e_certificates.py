@@ -18,6 +18,8 @@ from harness.http3 import Http3, http3
 from harness.inprocess import InProcess
 from harness.load import Load
 
+pytestmark = pytest.mark.workers(2)
+
 VERSIONS = clients.VERSIONS
 A, B = "a.example.com", "b.example.com"
 SECONDS = 2.0  # in which a new certificate has to be in use

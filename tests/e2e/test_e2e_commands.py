@@ -152,7 +152,7 @@ def test_a_second_proxy_on_a_state_folder_has_a_file_of_its_own(make_proxy, prox
 
 
 def test_one_process_is_not_upgraded_and_lives_on(start_proxy):
-    proxy = start_proxy()
+    proxy = start_proxy(server={"workers": 1})
     ran = qproxy("upgrade", "-c", proxy.config)
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.startswith(f"qproxy: process {proxy.pid} serves alone: only several workers can be upgraded")
@@ -190,7 +190,7 @@ def test_an_upgrade_waits_for_old_workers_and_is_forced(authority, start_proxy):
     proxy = start_proxy(server={"workers": 2, "timeouts": {"drain": "90s"}})
     serving(proxy, 2)
     with began_to_read(authority, proxy) as client:
-        old = holder(proxy, client.getsockname()[1])
+        old = holder(proxy, client.getsockname())
         assert qproxy("upgrade", "-c", proxy.config).code == 0
         proxy.wait_for(lambda: len(workers(proxy)) == 3, "has one old worker only")
         second = children(proxy)

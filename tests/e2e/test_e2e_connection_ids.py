@@ -15,16 +15,18 @@ from balancer.quic_lb import Codec, Layout, NotRoutable
 pytestmark = pytest.mark.speaks("HTTP/3")
 HOST = "a.example.com"
 KEY = "8f95f09245765f80256934e50c66207f"
+ENCRYPTED = {"server_id": "0x0011223344556677", "config": 2, "key": KEY}
 FORMS = {
-    "AWS": ({"server_id": "base64:ABEiM0RVZnc=", "nonce": 10, "slot": True}, Layout(0, 8, 10, slot=True)),
-    "encrypted": ({"server_id": "0x0011223344556677", "config": 2, "key": KEY}, Layout(2, 8, 8, key=bytes.fromhex(KEY))),
+    "AWS": ({}, {"server_id": "base64:ABEiM0RVZnc=", "nonce": 10}, Layout(0, 8, 10, slot=True)),
+    "encrypted": ({}, ENCRYPTED, Layout(2, 8, 8, slot=True, key=bytes.fromhex(KEY))),
+    "without a slot": ({"workers": 1}, ENCRYPTED | {"slot": False}, Layout(2, 8, 8, key=bytes.fromhex(KEY))),
 }
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 async def test_every_connection_id_names_the_server_also_after_a_change_of_address(authority, start_proxy, form):
-    connection_ids, layout = form
-    proxy = start_proxy(server={"quic": {"connection_ids": connection_ids}})
+    more, connection_ids, layout = form
+    proxy = start_proxy(server={"quic": {"connection_ids": connection_ids}} | more)
     seen = set()
     with Relay(proxy.port) as relay:
         for _ in range(3):
@@ -47,9 +49,12 @@ async def test_every_connection_id_names_the_server_also_after_a_change_of_addre
 
 # Config rotation
 
-FIRST = {"server_id": "0x0011223344556677", "nonce": 10, "slot": True, "config": 0}
+FIRST = {"server_id": "0x0011223344556677", "nonce": 10, "config": 0}
 THEN = {
-    "another key and length": ({"server_id": "0xaabb", "nonce": 6, "config": 1, "key": KEY}, Layout(1, 2, 6, key=bytes.fromhex(KEY))),
+    "another key and length": (
+        {"server_id": "0xaabb", "nonce": 6, "config": 1, "key": KEY},
+        Layout(1, 2, 6, slot=True, key=bytes.fromhex(KEY)),
+    ),
     "opaque": (None, None),
 }
 RENEWED = "qproxy_quic_connection_ids_renewed_total"

@@ -38,12 +38,12 @@ def pair():
 
 @pytest.fixture
 def start(start_proxy, nameserver, pair):
-    """Start a proxy whose pool is the name."""
+    """Start a proxy whose pool is the name. One process: each asks for itself, and what is counted here is one's."""
 
     def start(endpoints=None, dns=None, **pool):
         pool["endpoints"] = endpoints or [f"http://{NAME}:{pair[0].port}"]
         sites = {"a.example.com": {"pools": {"web": pool}, "retry": {"attempts": 1}}}
-        return start_proxy(server={"dns": {"nameservers": [nameserver.address]} | (dns or {})}, sites=sites, backends=pair)
+        return start_proxy(server={"workers": 1, "dns": {"nameservers": [nameserver.address]} | (dns or {})}, sites=sites, backends=pair)
 
     return start
 

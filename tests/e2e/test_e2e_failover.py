@@ -9,6 +9,8 @@ from harness import clients
 from harness.backends import Backend
 from harness.load import Load
 
+pytestmark = pytest.mark.workers(2)
+
 VERSIONS = clients.VERSIONS
 
 

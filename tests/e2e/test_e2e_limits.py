@@ -15,6 +15,8 @@ from harness.content import content, digest
 from harness.http3 import Http3, http3
 from harness.load import Load
 
+pytestmark = pytest.mark.workers(2)
+
 VERSIONS = clients.VERSIONS
 A = "a.example.com"
 REFUSED = 0x2  # CONNECTION_REFUSED (RFC 9000, section 20.1)

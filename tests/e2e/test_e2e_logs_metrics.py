@@ -13,6 +13,8 @@ from harness.scripted import Conversation, Scripted
 from harness.speak import speak
 from harness.wire import plain_wire, wire
 
+pytestmark = pytest.mark.workers(2)
+
 VERSIONS = clients.VERSIONS
 every_version = pytest.mark.parametrize("version", VERSIONS)
 FIELDS = {

@@ -4,7 +4,7 @@ import pytest
 from harness.clients import curl_session
 from harness.http3 import http3
 
-pytestmark = pytest.mark.speaks("HTTP/3")
+pytestmark = [pytest.mark.speaks("HTTP/3"), pytest.mark.workers(2)]
 HOST = "a.example.com"
 METRIC = "qproxy_quic_resumed_total"
 

@@ -20,7 +20,7 @@ from balancer.affinity import connection_key
 from proxy.engine.quic.retry import Tokens
 from proxy.keys import Keyring
 
-pytestmark = pytest.mark.speaks("HTTP/3")
+pytestmark = [pytest.mark.speaks("HTTP/3"), pytest.mark.workers(2)]
 HOST = "a.example.com"
 INVALID_TOKEN = 0xB  # RFC 9000, section 20.1
 HANDSHAKES = 60  # so that Retry begins by itself at 15

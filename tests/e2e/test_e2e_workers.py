@@ -1,17 +1,19 @@
 """Several workers: they share the work and what they know; one that dies is started again; reloads and upgrades change all at once."""
 
 import asyncio
+import json
 import os
 import re
 import signal
 import socket
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pytest
 from curl_cffi.requests import exceptions
 from harness import clients
 from harness.content import MIB, digest
+from harness.crowd import Port, until
 from harness.http1 import http1
 from harness.http2 import http2
 from harness.http3 import http3
@@ -62,6 +64,57 @@ def test_a_client_has_the_same_backend_from_every_worker(authority, team):
             found.setdefault(client, set()).update(names)
     assert len(workers_that_answered(team)) == 2
     assert all(len(names) == 1 for names in found.values()), found
+
+
+BY_KEY = {"address": "client_address", "header": {"header": "X-User"}, "cookie": {"cookie": "user"}}
+CLIENTS, VISITS = 6, 8
+
+
+@pytest.mark.speaks("HTTP/3")
+async def test_a_key_has_the_same_backend_from_every_worker_over_quic(authority, start_proxy, backends):
+    """Each client comes several times, to whichever worker the kernel gives it."""
+    endpoints = [backend.url for backend in backends]
+    site = {
+        "routes": [{"match": {"path": f"/headers/{name}"}, "pool": name} for name in BY_KEY],
+        "pools": {name: {"endpoints": endpoints, "balance": {"key": key}} for name, key in BY_KEY.items()},
+        "headers": {"response": {"set": {"X-Worker": "{request_id}"}}},
+    }
+    proxy = start_proxy(server={"workers": 4}, sites={HOST: site})
+    await asyncio.to_thread(serving, proxy, 4)
+    by_key, by_worker = defaultdict(set), defaultdict(set)
+    for client in range(CLIENTS):
+        mine = ("x-user", f"user-{client}"), ("cookie", f"user=user-{client}")
+        port = Port(authority, proxy.port, f"127.0.9.{client + 1}", VISITS, HOST)
+        await until(lambda port=port: all(one.http for one in port.ones), "all are connected")
+        asked = [(name, one, one.ask(f"/headers/{name}", HOST, fields=mine)) for name in BY_KEY for one in port.ones]
+        port.flush()
+        await until(lambda asked=asked: all(stream in one.answers for _, one, stream in asked), "all are answered")
+        for name, one, stream in asked:
+            answer = one.answers[stream]
+            assert answer[":status"] == "200"
+            by_key[name, client].add(answer["x-backend"])
+            by_worker[name, client].add(answer["x-worker"].partition("-")[0])
+        port.close()
+    assert len(set().union(*by_worker.values())) == 4
+    assert all(len(names) > 1 for names in by_worker.values()), "one worker for all visits shows nothing"
+    assert all(len(names) == 1 for names in by_key.values()), by_key
+    assert all(len(set().union(*(by_key[name, client] for client in range(CLIENTS)))) > 1 for name in BY_KEY), "not all keys are one"
+
+
+@pytest.mark.speaks("HTTP/3")
+async def test_a_client_that_comes_back_has_its_key_from_every_worker(authority, start_proxy):
+    """By its ticket, since each of its connections is another one."""
+    proxy = start_proxy(server={"workers": 2}, sites={HOST: {"headers": {"response": {"set": {"X-Worker": "{request_id}"}}}}})
+    await asyncio.to_thread(serving, proxy, 2)
+    tickets, seen, served = [], set(), set()
+    for visit in range(12):
+        async with http3(authority, proxy.port, tickets=tickets, session_ticket=tickets[-1] if tickets else None) as client:
+            answer = await client.get("/headers/1", host=HOST)
+            assert client._quic.tls.session_resumed == (visit > 0)
+        seen.add((answer.headers["x-backend"], dict(json.loads(answer.body)["headers"])["x-affinity-key"]))
+        served.add(answer.headers["x-worker"].partition("-")[0])
+    assert len(served) == 2
+    assert len(seen) == 1
 
 
 @ALL

@@ -5,6 +5,7 @@ import contextlib
 import socket
 import struct
 import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from aioquic.h3.connection import H3_ALPN, H3Connection
@@ -17,7 +18,14 @@ from harness.authority import Authority
 from harness.spoken import note
 
 UDP_SEGMENT = 103  # of linux/udp.h
-TICK = 0.05  # seconds between looks at the timers
+
+
+async def until(condition: Callable[[], bool], what: str, limit: float = 60) -> None:
+    """Wait for *condition*, at most *limit* seconds."""
+    end = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < end, f"never: {what}"
+        await asyncio.sleep(0.05)  # many connections have no one event
 
 
 class One:
@@ -31,12 +39,13 @@ class One:
         self.answers: dict[int, dict[str, str]] = {}
         self.terminated: ConnectionTerminated | None = None
 
-    def ask(self, path: str, host: str, *, method: str = "GET", end: bool = True) -> int:
-        """Begin a request; ``end=False``: its body goes on."""
+    def ask(self, path: str, host: str, *, method: str = "GET", end: bool = True, fields: Iterable[tuple[str, str]] = ()) -> int:
+        """Begin a request, with header *fields* besides; ``end=False``: its body goes on."""
         assert self.http is not None
         stream = self.quic.get_next_available_stream_id()
         head = ((b":method", method.encode()), (b":scheme", b"https"), (b":authority", host.encode()), (b":path", path.encode()))
-        self.http.send_headers(stream, list(head), end_stream=end)
+        more = [(name.encode(), value.encode()) for name, value in fields]
+        self.http.send_headers(stream, [*head, *more], end_stream=end)
         return stream
 
 
@@ -50,13 +59,13 @@ class Port:
         self.sock = self._bind()
         self.ones = []
         for _ in range(count):
-            configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, server_name=sni, idle_timeout=300)
+            configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, server_name=sni, idle_timeout=1200)
             configuration.load_verify_locations(cafile=str(authority.file))
             one = One(QuicConnection(configuration=configuration))
             self._by_id[one.quic.host_cid] = one
             one.quic.connect(self._server, now=time.monotonic())
             self.ones.append(one)
-        self._ticking = asyncio.ensure_future(self._tick())
+        self._timer: asyncio.TimerHandle | None = None
         self.flush()
 
     def _bind(self) -> socket.socket:
@@ -74,19 +83,20 @@ class Port:
         self.sock = self._bind()
 
     def close(self) -> None:
-        self._ticking.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self._loop.remove_reader(self.sock)
         self.sock.close()
 
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(TICK)
-            now = time.monotonic()
-            for one in self.ones:
-                if (due := one.quic.get_timer()) is not None and due <= now:
-                    one.quic.handle_timer(now)
-                    self._events(one)
-            self.flush()
+    def _late(self) -> None:
+        """The time of one of them has come."""
+        self._timer = None
+        now = time.monotonic()
+        for one in self.ones:
+            if (due := one.quic.get_timer()) is not None and due <= now:
+                one.quic.handle_timer(now)
+                self._events(one)
+        self.flush()
 
     def _made(self) -> list[bytes]:
         now = time.monotonic()
@@ -97,10 +107,18 @@ class Port:
         for data in self._made():
             with contextlib.suppress(OSError):  # lost, as on any path
                 self.sock.send(data)
+        self._wait()
+
+    def _wait(self) -> None:
+        due = min((due for one in self.ones if (due := one.quic.get_timer()) is not None), default=None)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if due is None else self._loop.call_at(due, self._late)  # the loop's clock is the monotonic one, as theirs
 
     def ping(self) -> None:
         """A PING of each, together in one system call where they are of one size: they come as one batch (GRO)."""
         for one in self.ones:
+            assert one.terminated is None, one.terminated
             one.pings += 1
             one.quic.send_ping(one.pings)
         made = self._made()
@@ -110,6 +128,7 @@ class Port:
         for data in made:
             if len(data) != size:
                 self.sock.send(data)
+        self._wait()
 
     def _receive(self) -> None:
         with contextlib.suppress(OSError):

@@ -8,12 +8,14 @@ when it was sent and had no answer.
 import asyncio
 import contextlib
 import itertools
+import socket
 import ssl
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -37,6 +39,20 @@ PAUSE = 0.05
 """Seconds from a connection that was refused to the next try: a client that spins would take the core from what is tested."""
 
 
+@dataclass(slots=True)
+class End:
+    """The client's end of a connection, by which it can be told whose the other end is, whether there was an answer or not."""
+
+    began: float
+    """Monotonic."""
+    address: tuple[str, int] = ("", 0)
+    """On TCP: the system knows which process has the connection from there."""
+    slot: int | None = None
+    """On QUIC, where there are several workers: that of the one who answered first, by the connection ID that it gave."""
+    heard: float = 0.0
+    """When that was."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """One request."""
@@ -52,6 +68,7 @@ class Result:
     """How it was lost."""
     at: float
     """When it ended, monotonic."""
+    end: End
     worker: str = ""
     """What the answer said in X-Worker or X-Instance, where the site is told to say there whose it is."""
 
@@ -148,7 +165,7 @@ class Load:
 
     async def _life(self, kind: Callable[["_Count"], Any], version: str, client: int) -> None:
         while not self.stopping:
-            count = _Count(self, version, client, next(self._numbers))
+            count = _Count(self, version, client, next(self._numbers), End(time.monotonic()))
             await kind(count)
             if not self._reconnect:
                 return
@@ -158,17 +175,26 @@ class Load:
         if self._pace:
             await asyncio.sleep(self._pace)
 
-    def _local(self, client: int) -> tuple[str, int]:
-        return f"127.0.7.{client + 1}", 0
+    async def _connected(self, count: "_Count") -> socket.socket:
+        """A TCP connection from the client's own address."""
+        sock = socket.socket()
+        sock.setblocking(False)
+        try:
+            sock.bind((f"127.0.7.{count.client + 1}", 0))
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self._port))
+        except OSError:
+            sock.close()
+            raise
+        count.end.address = sock.getsockname()
+        return sock
 
     # HTTP/1.1
 
     async def _http1(self, count: "_Count") -> None:
         context = trusting(self._authority)
         try:
-            reader, writer = await asyncio.open_connection(
-                "127.0.0.1", self._port, ssl=context, server_hostname=self._host, local_addr=self._local(count.client)
-            )
+            sock = await self._connected(count)
+            reader, writer = await asyncio.open_connection(sock=sock, ssl=context, server_hostname=self._host)
         except (OSError, ssl.SSLError) as error:
             count.add(0, why=f"connect: {error!r}")
             await asyncio.sleep(PAUSE)
@@ -199,9 +225,8 @@ class Load:
         context.set_alpn_protocols(["h2"])
         loop = asyncio.get_running_loop()
         try:
-            transport, protocol = await loop.create_connection(
-                _Http2, "127.0.0.1", self._port, ssl=context, server_hostname=self._host, local_addr=self._local(count.client)
-            )
+            sock = await self._connected(count)
+            transport, protocol = await loop.create_connection(_Http2, sock=sock, ssl=context, server_hostname=self._host)
         except (OSError, ssl.SSLError) as error:
             count.add(0, why=f"connect: {error!r}")
             await asyncio.sleep(PAUSE)
@@ -231,7 +256,7 @@ class Load:
         configuration.load_verify_locations(cafile=str(self._authority.file))
         try:
             async with asyncio.timeout(self._limit):
-                context = connect("127.0.0.1", self._port, configuration=configuration, create_protocol=Polite)
+                context = connect("127.0.0.1", self._port, configuration=configuration, create_protocol=partial(Polite, end=count.end))
                 client = await context.__aenter__()
         except (OSError, TimeoutError) as error:
             count.add(0, why=f"connect: {error!r}")
@@ -265,10 +290,12 @@ class _Count:
     version: str
     client: int
     connection: int
+    end: End
 
     def add(self, status: int, fields: Mapping[str, str] = MappingProxyType({}), why: str = "") -> None:
         backend, worker = fields.get("x-backend", ""), fields.get("x-worker") or fields.get("x-instance", "")
-        self.load.results.append(Result(self.version, self.client, self.connection, status, backend, why, time.monotonic(), worker))
+        now = time.monotonic()
+        self.load.results.append(Result(self.version, self.client, self.connection, status, backend, why, now, self.end, worker))
 
 
 class _Http2(asyncio.Protocol):
@@ -338,10 +365,24 @@ class Polite(Http3):
     http_class = _LeavingHttp3
     http: _LeavingHttp3
 
+    def __init__(self, *args: Any, end: End | None = None, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._end = end
+
     def datagram_received(self, data: bytes | str, addr: Any) -> None:
         assert isinstance(data, bytes)
+        if self._end is not None and self._end.slot is None and (cid := first_id(data)):
+            self._end.slot, self._end.heard = cid[-1], time.monotonic()
         known = (self._quic._peer_cid, *self._quic._peer_cid_available)
         if self.terminated is None and any(data[-16:] == cid.stateless_reset_token for cid in known):  # RFC 9000, section 10.3.1
             self.quic_event_received(ConnectionTerminated(error_code=0, frame_type=None, reason_phrase="stateless reset"))
         else:
             super().datagram_received(data, addr)
+
+
+def first_id(data: bytes) -> bytes:
+    """The connection ID that a server chose, from a packet of a handshake; nothing from a Retry packet, which binds nobody, and others."""
+    if len(data) < 7 or not data[0] & 0x80 or data[0] & 0x30 == 0x30 or data[1:5] == bytes(4):
+        return b""
+    at = 6 + data[5]
+    return data[at + 1 : at + 1 + data[at]]

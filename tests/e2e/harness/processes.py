@@ -4,12 +4,17 @@ import contextlib
 import os
 import re
 import signal
+import socket
+import sys
 import time
 from pathlib import Path
 
 import httpx
 
 from harness.proxy import Proxy
+
+LISTENS = "0A"
+"""A socket's state in /proc/net/tcp."""
 
 ROLE = re.compile(rb"proxy\.process\.(\w+)_main")
 
@@ -39,18 +44,28 @@ def controller(proxy: Proxy) -> int:
     return pid
 
 
-def holder(proxy: Proxy, port: int) -> int:
-    """Process id of the worker that has the TCP connection from *port* of a client."""
+def connections(proxy: Proxy, pid: int) -> set[tuple[str, int]]:
+    """Clients' addresses of the TCP connections to the listener that a process has accepted, and has."""
+    sockets = set()
+    with contextlib.suppress(FileNotFoundError):  # it ended meanwhile
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                sockets.add(str(descriptor.readlink()))
+    found = set()
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        _, local, remote, _, _, _, _, _, _, inode, *_ = line.split()
-        if int(local.rpartition(":")[2], 16) != proxy.port or int(remote.rpartition(":")[2], 16) != port:
-            continue
-        for pid in workers(proxy):
-            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-                with contextlib.suppress(OSError):  # closed meanwhile
-                    if str(descriptor.readlink()) == f"socket:[{inode}]":
-                        return pid
-    message = f"no worker has the connection from port {port}"
+        _, local, remote, state, _, _, _, _, _, inode, *_ = line.split()
+        if state != LISTENS and int(local.rpartition(":")[2], 16) == proxy.port and f"socket:[{inode}]" in sockets:
+            host, port = remote.split(":")
+            found.add((socket.inet_ntoa(int(host, 16).to_bytes(4, sys.byteorder)), int(port, 16)))
+    return found
+
+
+def holder(proxy: Proxy, client: tuple[str, int]) -> int:
+    """Process id of the worker that has the TCP connection of the client at that address."""
+    for pid in workers(proxy):
+        if client in connections(proxy, pid):
+            return pid
+    message = f"no worker has the connection from {client}"
     raise AssertionError(message)
 
 

@@ -1,8 +1,10 @@
 """The proxy as a process of its own, the way its users run it."""
 
+import contextlib
 import copy
 import os
 import re
+import select
 import signal
 import socket
 import ssl
@@ -41,10 +43,10 @@ def merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 class Proxy:
     """One running proxy with its configuration folder.
 
-    By default it serves a.example.com and b.example.com (each with a certificate of *authority*) from the pool ``web`` of *backends*,
-    and shows the affinity key to them in X-Affinity-Key. ``server`` and ``sites`` (by first host) are laid over that. ``answers=False``:
-    its listener does not answer /health to everybody, so its log has to say when it is ready. It has no more file descriptors than
-    *descriptors*, where that is given.
+    By default it has one worker, and serves a.example.com and b.example.com (each with a certificate of *authority*) from the pool ``web``
+    of *backends*, and shows the affinity key to them in X-Affinity-Key. ``server`` and ``sites`` (by first host) are laid over that.
+    ``answers=False``: its listener does not answer /health to everybody. It has no more file descriptors than *descriptors*, where that is
+    given.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Proxy:
 
     def _default_server(self) -> dict[str, Any]:
         return {
+            "workers": 1,
             "listeners": [{"address": f"127.0.0.1:{self.port}", "protocols": ["http/1.1", "h2", "h3"]}],
             "admin": {"address": f"127.0.0.1:{self.admin_port}"},
             "state": str(self.folder / "state"),
@@ -123,10 +126,9 @@ class Proxy:
                 env=keep | {"PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"} | self._environment,
                 cwd=self.folder,
             )
+        self.wait_for(lambda: self.logs().count(READY) > began, "says that it is ready", START_LIMIT)
         if self._answers:
             self.wait_for(lambda: self.health() == 200, "answers /health", START_LIMIT)
-        else:
-            self.wait_for(lambda: self.logs().count(READY) > began, "says that it is ready", START_LIMIT)
         return self
 
     @property
@@ -136,7 +138,13 @@ class Proxy:
 
     @property
     def pid(self) -> int:
+        """Of its only process, or of the supervisor."""
         return self.process.pid
+
+    def pids(self) -> list[int]:
+        """Of all its processes."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return [self.pid, *map(int, children.read_text().split())]
 
     def health(self) -> int:
         """The status of /health over TLS without SNI, by HTTP/1.0; 0 where nobody answers."""
@@ -177,9 +185,16 @@ class Proxy:
         return code
 
     def crash(self) -> None:
-        """SIGKILL: it can say goodbye to nobody. ``start`` begins its next life, at the same address."""
-        self.process.kill()
+        """SIGKILL of all its processes: it can say goodbye to nobody. ``start`` begins its next life, at the same address."""
+        processes = [os.pidfd_open(pid) for pid in self.pids()]
+        for process in processes:  # the supervisor first, which would start the others again
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(process, signal.SIGKILL)
         self.wait()
+        for process in processes[1:]:
+            assert select.select([process], [], [], 10)[0], "a process of the proxy does not end"
+        for process in processes:
+            os.close(process)
 
     def close(self) -> None:
         """End it, whatever state it is in."""
@@ -195,11 +210,11 @@ class Proxy:
     # What it tells
 
     def rss(self) -> int:
-        """Bytes of memory that it has resident now."""
-        return int(re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())[0]) * 1024
+        """Bytes of memory that all its processes have resident now."""
+        return sum(int(re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[0]) * 1024 for pid in self.pids())
 
     def descriptors(self) -> int:
-        """Open file descriptors."""
+        """Open file descriptors of its only process, or of the supervisor."""
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
     def logs(self) -> str:

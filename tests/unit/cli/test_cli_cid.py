@@ -24,10 +24,10 @@ def run(*arguments):
 
 def test_a_connection_id_is_explained(folder):
     where = folder(f"{{server_id: ed793a51d49b8f5f, nonce: 8, config: 2, key: {KEY}}}")
-    result = run("cid", "decode", "504dd2d05a7b0de9b2b9907afb5ecf8cc3", "-c", where)
+    result = run("cid", "decode", "514dd2d05a7b0de9b2b9907afb5ecf8cc303", "-c", where)
     assert (result.exit_code, result.output) == (
         0,
-        "configuration ID: 2\nserver ID: ed793a51d49b8f5f (this server)\nnonce: ee080dbf48c0d1e5\n",
+        "configuration ID: 2\nserver ID: ed793a51d49b8f5f (this server)\nnonce: ee080dbf48c0d1e5\nslot: 3\n",
     )
 
 
@@ -73,7 +73,7 @@ def test_bytes_that_are_none_and_a_configuration_without(folder, tmp_path):
         ("{server_id: xy}", "one.yaml:2:45: 'server.quic.connection_ids.server_id' is not valid: got 'xy', expected bytes as pairs of"),
         ("{nonce: 4}", "one.yaml:2:"),
         ("{server_id: '0102', key: '0102'}", "the key has to have 16 bytes, not 2"),
-        ("{server_id: '0102030405060708090a', nonce: 10}", "have 20 bytes together, and a connection ID has room for 19"),
+        ("{server_id: '010203040506070809', nonce: 10}", "have 20 bytes together, and a connection ID has room for 19"),
     ],
 )
 def test_mistakes_are_told(folder, connection_ids, told):
@@ -84,5 +84,5 @@ def test_mistakes_are_told(folder, connection_ids, told):
 
 def test_check_tells_of_the_connection_ids_but_not_of_their_key(folder):
     result = run("check", "-c", folder(f"{{server_id: '0001', key: {KEY}}}"))
-    assert "connection IDs: 11 bytes, server 0001, configuration ID 0, encrypted" in result.output
+    assert "connection IDs: 12 bytes, server 0001, configuration ID 0, encrypted" in result.output
     assert KEY not in result.output

@@ -2,7 +2,6 @@
 
 import pytest
 from config_folder import SITE
-from pydantic_core import PydanticCustomError
 
 
 @pytest.mark.parametrize(
@@ -104,10 +103,10 @@ def test_traces_of_nobody(folder):
 
 
 def test_several_workers_need_a_slot_in_connection_ids_that_are_routed_by(folder):
-    folder.write(SITE + "server: {quic: {connection_ids: {server_id: '0102'}}}\n")
-    connection_ids = folder.load().server.quic.connection_ids
-    connection_ids.suit(1)
-    with pytest.raises(PydanticCustomError, match="'slot' is off, and there are 4 workers; expected 'slot: on'"):
-        connection_ids.suit(4)
-    folder.write(SITE + "server: {quic: {connection_ids: {server_id: '0102', slot: on}}}\n")
-    folder.load().server.quic.connection_ids.suit(4)
+    text = SITE + "server: {%s quic: {connection_ids: {server_id: '0102'%s}}}\n"
+    for workers, told in (("", "auto"), ("workers: 4,", "4")):
+        (problem,) = folder.problems(text % (workers, ", slot: off"))
+        assert "'slot' is off, and 'workers' is " + told + "; expected 'slot: on'" in problem
+    for workers, slot, expected in (("", "", True), ("", ", slot: on", True), ("workers: 1,", ", slot: off", False)):
+        folder.write(text % (workers, slot), "one.yaml")
+        assert folder.load().server.quic.connection_ids.slot is expected

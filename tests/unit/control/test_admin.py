@@ -86,6 +86,7 @@ async def serving(world=None, host="127.0.0.1", log=None):
 async def test_metrics_are_what_prometheus_reads():
     world = World()
     world.meters.sni_resolutions.cell("a.example.com").value += 2
+    world.meters.server_up.cell().value = 1
     async with serving(world) as (_, client):
         plain = await client.get("/metrics")
         opened = await client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})

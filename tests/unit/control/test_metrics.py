@@ -34,7 +34,7 @@ def test_counters_and_gauges():
     assert content_type.startswith("text/plain")
     assert found["sni_resolutions_total", (("domain", "a.example.com"),)] == 3
     assert found["qproxy_streams_total", (("version", "HTTP/2"),)] == 1
-    assert found["server_up", ()] == 1
+    assert found["server_up", ()] == 0
     assert found["http3_connections_total", ()] == 0
     assert types(page)["qproxy_streams"] == "counter"
     assert types(page)["server_up"] == "gauge"
