@@ -1,5 +1,6 @@
 """What systemd does for a service, and wants to hear from it: sockets that it has bound, and words about its life."""
 
+import ctypes
 import os
 import queue
 import signal
@@ -100,4 +101,30 @@ def test_sockets_that_systemd_has_bound_are_used(authority, make_proxy, workers)
             with clients.curl_session(authority, proxy.port, version) as session:
                 assert session.get(proxy.url("/hello")).status_code == 200
     assert "sockets from systemd" not in proxy.logs()
+    assert proxy.terminate() == 0
+
+
+PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1  # <linux/prctl.h>
+
+
+@pytest.mark.speaks("HTTP/2", "HTTP/3")
+def test_it_serves_where_no_memory_may_be_written_and_executed(authority, make_proxy):
+    """MemoryDenyWriteExecute= of the unit in deploy/systemd."""
+    library = ctypes.CDLL(None)
+    program = f"import ctypes; ctypes.CDLL(None).prctl({PR_SET_MDWE}, {PR_MDWE_REFUSE_EXEC_GAIN}, 0, 0, 0) and exit(3)"
+    if subprocess.run([sys.executable, "-c", program], check=False).returncode:
+        pytest.skip("this kernel is older than 6.3")
+    proxy = make_proxy()
+    with proxy.log_file.open("ab") as log:
+        proxy._process = subprocess.Popen(
+            [sys.executable, "-m", "proxy", "-c", str(proxy.config)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: library.prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0),  # noqa: PLW1509
+            cwd=proxy.folder,
+        )
+    proxy.wait_for(lambda: '"event":"ready"' in proxy.logs(), "says that it is ready", 30)
+    for version in clients.VERSIONS:
+        with clients.curl_session(authority, proxy.port, version) as session:
+            assert session.get(proxy.url("/bytes/1000000")).status_code == 200
     assert proxy.terminate() == 0

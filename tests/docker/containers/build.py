@@ -5,11 +5,13 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
-from containers.fleet import ROOT, docker
+from containers.fleet import ROOT, docker, run
 from containers.images import base_image
 
 BASE, IMAGE = "qproxy-test-base:local", "qproxy-test:local"
 NATIVE = "qproxy_native"
+BUILD_LIMIT = 400.0
+"""Seconds: half a minute where nothing else runs, most of it for the packages that pip fetches."""
 COPIED = ("balancer", "conf.d", "deploy", "native", "proxy", "scripts", "Dockerfile", ".dockerignore", "LICENSE", "README.md")
 
 
@@ -42,7 +44,8 @@ def build(folder: Path) -> str:
     """The tag."""
     native = context(folder)
     base_image(BASE)
-    docker("build", "-q", "--force-rm", "--build-arg", f"BASE_IMAGE={BASE}", "--build-arg", f"NATIVE={native}", "-t", IMAGE, str(folder))
+    arguments = ["--build-arg", f"BASE_IMAGE={BASE}", "--build-arg", f"NATIVE={native}", "-t", IMAGE]
+    run("docker", "build", "-q", "--force-rm", *arguments, folder, limit=BUILD_LIMIT)
     return IMAGE
 
 
