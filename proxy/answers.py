@@ -24,9 +24,8 @@ NO_WORKER = Respond(503, HEALTH_HEADERS, b"no worker serves\n")
 """All of them are about to be started again."""
 NOT_ALLOWED = Respond(405, (*HEALTH_HEADERS, (b"allow", b"GET, HEAD")), b"expected GET or HEAD\n")
 
-_RETRY_AFTER: Header = (b"retry-after", b"1")
-_RETRY_LATER: Header = (b"retry-after", b"5")
-"""Of an overload, which takes some seconds to go down."""
+_OUTAGE_SECONDS, _OVERLOAD_SECONDS = 1, 5
+"""Retry-After where nothing better is known: a backend may be up in a moment, a lack of descriptors takes some seconds."""
 
 _date: tuple[int, Header] = (0, (b"date", b""))
 
@@ -50,7 +49,8 @@ def failure_headers(error: ProxyError, request_id: bytes, now: float) -> Headers
         date_header(now),
     ]
     if error.kind.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers.append(_RETRY_LATER if error.kind is Kind.OVERLOADED else _RETRY_AFTER)
+        usual = _OVERLOAD_SECONDS if error.kind is Kind.OVERLOADED else _OUTAGE_SECONDS
+        headers.append((b"retry-after", b"%d" % (error.retry_after or usual)))
     return headers
 
 

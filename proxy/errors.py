@@ -54,14 +54,15 @@ class ProxyError(Exception):
     """One fault of one exchange.
 
     ``retry`` says that the request provably did not reach the application, so that even a request that is not idempotent may be
-    tried on the next candidate.
+    tried on the next candidate. ``retry_after`` is in seconds, for the client; 0: what is usual for the kind.
     """
 
-    def __init__(self, kind: Kind, detail: str = "", *, retry: bool = False) -> None:
+    def __init__(self, kind: Kind, detail: str = "", *, retry: bool = False, retry_after: int = 0) -> None:
         super().__init__(detail or kind.name.lower().replace("_", " "))
         self.kind = kind
         self.detail = detail
         self.retry = retry
+        self.retry_after = retry_after
 
 
 class Reset(Enum):

@@ -136,8 +136,9 @@ class Exchange:
         route = self._route = admitted.site.routes.find(head.method, head.path, head.headers)
         if route is None:
             self._fail(ProxyError(Kind.NO_ROUTE, "no route of this site matches"))
-        elif self._services.shedding is not None and self._services.shedding.sheds(route.priority, head.headers, client.peer[0]):
-            self._fail(ProxyError(Kind.OVERLOADED, "the proxy has too much to do for a request of this class"))
+        elif (load := self._services.shedding) is not None and load.sheds(route.priority, head.headers, client.peer[0]):
+            words = "the proxy has too much to do for a request of this class"
+            self._fail(ProxyError(Kind.OVERLOADED, words, retry_after=load.retry_after()))
         else:
             self._serve(route, admitted)
 

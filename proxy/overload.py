@@ -41,6 +41,12 @@ MEMORY_SHEDS = 0.9
 MEMORY_AGAIN = 0.95
 """Share of the memory limit below which connections are accepted again."""
 
+SHORTEST_WAIT, LONGEST_WAIT = 2.0, 30.0
+"""Seconds of an overload that Retry-After counts with: it lasts as long again as it has lasted, these at least and at most."""
+
+GOLDEN = 0.618034
+"""Its multiples, modulo 1, lie evenly, wherever one stops."""
+
 STATES = ("normal", "busy", "overloaded")
 
 
@@ -63,6 +69,8 @@ class Load:
         self.state = "normal"
         self._states["normal"].value = 1.0
         self._rested_since = float("-inf")
+        self._now = self._busy_since = 0.0
+        self._turn = 0.0
 
     @property
     def shedding(self) -> bool:
@@ -84,6 +92,7 @@ class Load:
     def look(self, lag: float, memory: int, exchanges: int, now: float) -> None:
         """Take new readings: seconds that the loop is behind, bytes of resident memory, requests in progress."""
         settings = self._settings
+        self._now = now
         pressure = 0.0
         if settings.lag:
             pressure = self._part("lag", lag / settings.lag)
@@ -121,6 +130,15 @@ class Load:
         self._shed[priority].value += 1
         return True
 
+    def retry_after(self) -> int:
+        """Seconds after which a request that is turned away now does well to come again.
+
+        As long again as the overload has lasted, and up to twice that, evenly spread: those who were turned away together come one by one.
+        """
+        lasts = min(LONGEST_WAIT, max(SHORTEST_WAIT, self._now - self._busy_since))
+        self._turn = (self._turn + GOLDEN) % 1.0
+        return round(lasts * (1.0 + self._turn))
+
     def _claimed(self, name: bytes, priority: int, headers: Headers, peer: str) -> int:
         """The class that the request claims for itself: anybody may have a lower one, a higher one only whom we trust."""
         for field, value in headers:
@@ -146,6 +164,8 @@ class Load:
             state = "normal"
         if state == self.state:
             return
+        if self.state == "normal":
+            self._busy_since = now
         self._states[self.state].value = 0.0
         self._states[state].value = 1.0
         say = self._log.warning if state == "overloaded" else self._log.info

@@ -89,7 +89,8 @@ async def test_requests_in_progress_over_all_versions(authority, start_proxy):
         proxy.wait_for(lambda: state(proxy) == "overloaded", "noticed")
         for client in (second, third):
             refused = await client.get("/hello/low", host=A)
-            assert (refused.status, refused.headers["retry-after"]) == (503, "5")
+            assert refused.status == 503
+            assert 2 <= int(refused.headers["retry-after"]) <= 60
             assert refused.headers["proxy-status"] == "qproxy; error=proxy_internal_response"
             assert (await client.get("/hello/high", host=A)).status == 200
             assert (await client.get("/hello/low", host=A, headers=[("x-class", "high")])).status == 200, "by the word of a trusted proxy"

@@ -198,6 +198,28 @@ def test_a_reload_may_take_the_limits_away():
     assert worker.meters.load.cells == {}
 
 
+def test_when_to_come_again_follows_how_long_it_has_lasted_and_is_spread():
+    worker = Worker(exchanges=100)
+    worker.look(100, exchanges=99)
+
+    def answers():
+        return [worker.load.retry_after() for _ in range(1000)]
+
+    worker.look(2, exchanges=200)
+    assert {answers().count(seconds) // 100 for seconds in (2, 3, 4)} == {2, 5}  # halves at the ends of 2 to 4
+    worker.look(100, exchanges=200)
+    few = answers()
+    assert (min(few), max(few)) == (10, 20)
+    assert all(70 <= few.count(seconds) <= 130 for seconds in range(11, 20))
+    worker.look(10_000, exchanges=200)
+    many = answers()
+    assert (min(many), max(many)) == (30, 60)
+    worker.look(1000, exchanges=0)
+    assert worker.state() == "normal"
+    worker.look(2, exchanges=200)
+    assert max(answers()) == 4, "a new one begins anew"
+
+
 # In the exchange
 
 
@@ -209,7 +231,7 @@ def test_a_request_that_is_turned_away_asks_no_backend_and_says_when_to_come_aga
     world.request(client)
     ((_, _, status, headers, _),) = client.said
     assert status == Kind.OVERLOADED.status == 503
-    assert (b"retry-after", b"5") in headers
+    assert (b"retry-after", b"3") in headers
     assert (b"proxy-status", b"qproxy; error=proxy_internal_response") in headers
     assert world.upstreams.endpoints == {}
     assert world.records[0].ended == "overloaded"
