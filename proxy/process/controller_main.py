@@ -227,7 +227,7 @@ class _Main:
                 self._meet(message, descriptors[0])
         elif op == "retire":
             if self._team is not None:
-                self._team.retire(message["slots"])
+                self._team.retire(message["slots"], replaced=message["replaced"])
         elif op == "inherit":
             if self._team is not None:
                 self._team.inherit_counts(_whole(descriptors[0]))

@@ -37,6 +37,10 @@ class Child:
         """Positions of others at which it accepts."""
         self.died_quickly = 0
         """How often in a row its like has died soon after it was started."""
+        self.replaced = 0
+        """How many in a row at its position were replaced for their memory, before it."""
+        self.wants_successor = False
+        """It has asked to be replaced."""
 
     def tell(self, op: str, descriptors: Sequence[int] = (), **details: Any) -> None:
         """Send it a message."""
@@ -51,6 +55,7 @@ class Child:
             "serving": self.serving,
             "lent": self.lent,
             "died_quickly": self.died_quickly,
+            "replaced": self.replaced,
             "channel": self.channel.known(),
         }
 
@@ -59,7 +64,7 @@ class Child:
         """What ``known`` told before the upgrade."""
         child = cls(known["role"], known["pid"], Channel.taken_over(known["channel"]))
         child.began, child.serving, child.lent = known["began"], known["serving"], known["lent"]
-        child.died_quickly = known["died_quickly"]
+        child.died_quickly, child.replaced = known["died_quickly"], known["replaced"]
         return child
 
 
@@ -78,6 +83,8 @@ class Crew:
         """Descriptors of what a controller wants its successor to know."""
         self.drain = 60.0
         """Seconds that its end may take."""
+        self.replaced: dict[int, int] = {}
+        """By position, how many in a row were replaced for their memory: for the one that is to be started there."""
         self.until = float("inf")
         """When what is left of one that leaves is killed (``time.monotonic``)."""
 

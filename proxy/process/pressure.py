@@ -25,6 +25,12 @@ GROUP_SHARE = 0.9
 TRIM_EVERY = 10.0
 """Seconds between attempts to give memory back to the system, which stop the loop for some milliseconds each."""
 
+STAYS = 30.0
+"""Seconds at the limit of memory, with nothing new served and all given back that can be, after which only the end of the process helps."""
+
+ASK_EVERY = 5.0
+"""Seconds between requests to be replaced for that."""
+
 _NO_LIMIT = 1 << 60
 """What stands in a group of version 1 that has none is about the largest number."""
 
@@ -42,9 +48,14 @@ class Pressure:
         self._resident = resident_memory()
         self._was_full = False
         self._trimmed = float("-inf")
+        self._full_since = 0.0
+        self._asked = float("-inf")
+        self.memory_stays: Callable[[], None] = _nothing
+        """Told while the memory does not go down whatever is turned away, every ``ASK_EVERY`` seconds."""
 
-    def replace(self, snapshot: Snapshot) -> None:
+    def replace(self, snapshot: Snapshot, group_memory: int) -> None:
         """Take the limits of a new configuration."""
+        self._group_memory = group_memory
         self.load.replace(self._settings(snapshot), snapshot.trusted_proxies)
 
     def _settings(self, snapshot: Snapshot) -> Overload:
@@ -61,10 +72,14 @@ class Pressure:
         load.look(lag, memory, in_progress, now)
         services.shedding = load if load.shedding else None
         if load.full is not self._was_full:
+            self._full_since = now
             self._change(memory)
         if load.full and now >= self._trimmed + TRIM_EVERY:
             self._trimmed = now
             give_memory_back()
+        if load.full and now >= max(self._full_since + STAYS, self._asked + ASK_EVERY) and not services.draining:
+            self._asked = now
+            self.memory_stays()
 
     def _change(self, memory: int) -> None:
         """Memory came to its limit, or is below it again."""
@@ -75,6 +90,10 @@ class Pressure:
         else:
             self._limits.open_again(REASON)
             self._services.log.info("memory is below its limit again", resident_bytes=memory)
+
+
+def _nothing() -> None:
+    """Nobody can replace the only process there is."""
 
 
 def resident_memory() -> Callable[[], int]:

@@ -95,6 +95,8 @@ class RemoteTeam:
         self._changed = asyncio.Event()
         self._workers = metrics.gauge("qproxy_workers", "Worker processes that serve").cell()
         self._restarts = metrics.counter("qproxy_worker_deaths_total", "Worker processes that ended without having been told to").cell()
+        words = "Worker processes that were replaced because their memory stayed at its limit"
+        self._replaced = metrics.counter("qproxy_workers_replaced_total", words).cell()
         self.about_to_serve: Callable[[Configuration], None] = _ignore
         """Told before the workers commit a configuration."""
         self.counts_changed: Callable[[], None] = _nothing
@@ -161,8 +163,10 @@ class RemoteTeam:
         listeners = [with_port(listener, tcp or udp) for listener, (tcp, udp) in zip(self._snapshot.listeners, ports, strict=True)]
         self._snapshot = replace(self._snapshot, listeners=tuple(listeners))
 
-    def retire(self, slots: Collection[int]) -> None:
-        """The workers of these slots finish what they have: there are to be fewer."""
+    def retire(self, slots: Collection[int], *, replaced: bool) -> None:
+        """The workers of these slots finish what they have: there are to be fewer, or they are *replaced* for their memory."""
+        if replaced:
+            self._replaced.value += len(slots)
         for slot in slots:
             if slot in self._members:
                 self._members[slot].leaving = True

@@ -47,6 +47,10 @@ GRACE = 15.0
 HURRY_GRACE = 5.0
 """Seconds until what was told to end now, and does not, is killed."""
 
+REPLACEMENT_PAUSE, MAX_REPLACEMENT_PAUSE = 60.0, 3600.0
+"""Seconds that the successor of a worker which was replaced for its memory lives at least, before it is replaced too: doubled with each
+more in a row, and at most. Who has lived for longer than that begins anew."""
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 """What the supervisor hears."""
 
@@ -235,7 +239,8 @@ class Supervisor:
         self._later(wait, lambda: self._restart_worker(crew, position, quickly))
 
     def _restart_worker(self, crew: Crew, position: int, quickly: int) -> None:
-        if self._stopping or crew is not self._current or position >= crew.size:
+        worker = crew.workers.get(position)
+        if self._stopping or crew is not self._current or position >= crew.size or (worker is not None and worker.alive):
             return
         self._start_worker(crew, position)
         crew.workers[position].died_quickly = quickly
@@ -298,6 +303,8 @@ class Supervisor:
             self._lend()
         elif op == "resize":
             self._resize(crew, int(message["workers"]))
+        elif op == "replace":
+            self._replace(crew, child)
         return ()
 
     def _listen(self, crew: Crew, message: dict[str, Any]) -> None:
@@ -399,6 +406,7 @@ class Supervisor:
                 os.close(descriptor)
             if self._current is not None:
                 self._fit(self._current)
+                self._fill(self._current)
         self._steer()
         if self._stopping and not any(crew.children() for crew in self._crews()):
             self._code = self._exit
@@ -459,26 +467,70 @@ class Supervisor:
         retired = Crew(crew.bank)
         retired.drain = crew.drain
         for position in range(crew.wanted, crew.size):
-            worker = crew.workers.pop(position)
-            if worker.alive:
+            worker = crew.workers.pop(position, None)
+            if worker is not None and worker.alive:
                 retired.workers[position] = worker
         crew.size = min(crew.size, crew.wanted)
+        self._retire(crew, retired)
+        busy = self._busy(crew)
+        while crew.size < crew.wanted and crew.size not in busy:
+            crew.size += 1
+            self._start_worker(crew, crew.size - 1)
+
+    def _retire(self, crew: Crew, retired: Crew, *, replaced: bool = False) -> None:
+        """Have workers that are no longer of *crew* finish what they have; the others accept for them."""
         if retired.workers:
             self._leaving.append(retired)
         self._steer()
         self._lend()
         if retired.workers:
             if crew.controller is not None and crew.controller.alive:
-                crew.controller.tell("retire", slots=[self._slot(crew, position) for position in retired.workers])
+                crew.controller.tell("retire", slots=[self._slot(crew, position) for position in retired.workers], replaced=replaced)
             for worker in retired.workers.values():
                 worker.tell("leave")
             self._kill_later(retired, retired.drain + GRACE)
-        busy = {
-            position for other in self._leaving if other.bank == crew.bank for position in other.workers if other.workers[position].alive
-        }
-        while crew.size < crew.wanted and crew.size not in busy:
-            crew.size += 1
-            self._start_worker(crew, crew.size - 1)
+
+    def _busy(self, crew: Crew) -> set[int]:
+        """Positions of *crew* whose slots are still in use by workers that leave."""
+        leaving = (other for other in self._leaving if other.bank == crew.bank)
+        return {position for other in leaving for position, worker in other.workers.items() if worker.alive}
+
+    # Memory that stays
+
+    def _replace(self, crew: Crew, worker: Child) -> None:
+        """A worker whose memory does not go down finishes what it has, and another one takes its place.
+
+        One after the other, since both together would need still more. It asks again and again, so what is not done now is done later.
+        """
+        if crew is not self._current or worker is crew.controller or self._stopping or self._coming is not None or self._leaving:
+            return
+        if any(not other.alive or not other.serving for other in crew.workers.values()):
+            return  # one at a time: the others have to do its work
+        lived = time.monotonic() - worker.began
+        if lived < (least := replacement_pause(worker.replaced)):
+            if not worker.wants_successor:
+                worker.wants_successor = True
+                words = f"{worker.role} stays at its limit of memory, as the one before it did; it is replaced later"
+                self._say("warning", words, pid=worker.pid, wait_seconds=round(least - lived, 1))
+            return
+        position = next(at for at, other in crew.workers.items() if other is worker)
+        self._say("warning", f"{worker.role} stays at its limit of memory; it is replaced", pid=worker.pid, lived_seconds=round(lived, 1))
+        crew.replaced[position] = 1 if lived > MAX_REPLACEMENT_PAUSE else worker.replaced + 1
+        retired = Crew(crew.bank)
+        retired.drain = crew.drain
+        retired.workers[position] = crew.workers.pop(position)
+        self._retire(crew, retired, replaced=True)
+
+    def _fill(self, crew: Crew) -> None:
+        """Start successors of those that were replaced, once they have ended."""
+        if crew is not self._current or self._stopping:
+            return
+        busy = self._busy(crew)
+        for position in [position for position in crew.replaced if position not in busy]:
+            replaced = crew.replaced.pop(position)
+            if position < crew.size and position not in crew.workers:
+                self._start_worker(crew, position)
+                crew.workers[position].replaced = replaced
 
     def _lend(self) -> None:
         """Have those who serve accept at the positions of those who do not: no listening socket is ever without somebody who accepts."""
@@ -608,6 +660,11 @@ class Supervisor:
             line = " ".join([stamp, f"[{level}]", event, *(f"{name}={value}" for name, value in details.items())])
         with contextlib.suppress(OSError):
             os.write(2, line.encode() + b"\n")
+
+
+def replacement_pause(replaced: int) -> float:
+    """Seconds that a worker lives at least before it is replaced for its memory, where so many in a row were before it."""
+    return min(MAX_REPLACEMENT_PAUSE, REPLACEMENT_PAUSE * 2.0 ** (replaced - 1)) if replaced else 0.0
 
 
 def _count(number: int, what: str) -> str:

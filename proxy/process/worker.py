@@ -146,8 +146,7 @@ class Worker:
         self._limits = AcceptLimits(snapshot.limits, snapshot.trusted_proxies, metrics, place.counts if place is not None else None)
         self._descriptors = Descriptors(self._limits.gate, self.meters, self._log, self._upstreams.close_idle)
         self._services.relieve = lambda: self._descriptors.relieve(time.monotonic())
-        workers = workers_of(configuration) if place is not None else 1
-        self._pressure = Pressure(self._services, self._limits, int(GROUP_SHARE * group_memory() / workers))
+        self._pressure = Pressure(self._services, self._limits, self._share_of_memory(configuration))
         self.h2 = choose("h2", configuration.server.engines.h2)
         self.quic = choose("quic", configuration.server.engines.quic)
         self._tracing: Tracing | None = None
@@ -159,6 +158,14 @@ class Worker:
         self._udp: list[UdpListener] = []
         self.hurry = asyncio.Event()
         """Set: a drain is to end now."""
+
+    def _share_of_memory(self, configuration: Configuration) -> int:
+        """Of what the control group may have, for this one of its workers."""
+        return int(GROUP_SHARE * group_memory() / (workers_of(configuration) if self._place is not None else 1))
+
+    def replace_when_memory_stays(self, ask: Callable[[], None]) -> None:
+        """Call *ask* while the memory is at its limit and does not go down, though nothing new is served."""
+        self._pressure.memory_stays = ask
 
     @property
     def snapshot(self) -> Snapshot:
@@ -362,7 +369,7 @@ class Worker:
         self._services.snapshot = replace(snapshot, listeners=old.listeners, admin=old.admin)
         self.naming.follow(snapshot.pools)
         self._upstreams.replace(snapshot.pools)
-        self._pressure.replace(snapshot)
+        self._pressure.replace(snapshot, self._share_of_memory(configuration))
         self._limits.replace(snapshot.limits, snapshot.trusted_proxies)
         self._services.output.replace(snapshot.limits)
         self.meters.config_generation.cell().value = snapshot.generation

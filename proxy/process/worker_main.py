@@ -93,6 +93,7 @@ class _Main:
             for message in self._later:
                 self._obey(message)
             self._later.clear()
+            worker.replace_when_memory_stays(lambda: self._supervisor.send({"op": "replace"}))
             self._supervisor.send({"op": "serving"})
             self._say_serving()
             self._tasks.start("tell numbers", self._tell_numbers())

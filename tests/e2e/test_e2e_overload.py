@@ -12,6 +12,7 @@ from harness import clients
 from harness.cli import qproxy
 from harness.http2 import http2
 from harness.http3 import http3
+from harness.processes import serving, workers
 
 A = "a.example.com"
 WORK = [f"X-Work-{number}" for number in range(150)]
@@ -160,6 +161,30 @@ def test_two_workers_at_the_limit_of_memory(start_proxy):
     proxy.reload()
     proxy.wait_for(lambda: proxy.metrics()["qproxy_accepting"] == 1, "accepted again")
     assert [proxy.health() for _ in range(10)] == [200] * 10
+
+
+def test_workers_whose_memory_stays_at_its_limit_are_replaced_one_by_one_and_not_again_at_once(start_proxy):
+    proxy = start_proxy(server={"workers": 2})
+    serving(proxy, 2)
+    before = workers(proxy)
+    proxy.server["overload"] = {"memory": "16MiB"}
+    proxy.write()
+    proxy.reload()
+    replaced, later = "stays at its limit of memory; it is replaced", "stays at its limit of memory, as the one before it did"
+    proxy.wait_for(lambda: proxy.logs().count(replaced) == 1, "replaces one", limit=60)
+    assert len(set(workers(proxy)) & set(before)) >= 1, "the other one goes on"
+    proxy.wait_for(lambda: proxy.logs().count(replaced) == 2, "replaces the other", limit=30)
+    proxy.wait_for(lambda: len(workers(proxy)) == 2 and not set(workers(proxy)) & set(before), "has two new ones", limit=30)
+    proxy.wait_for(lambda: later in proxy.logs(), "has one more who would like to be", limit=60)
+    assert proxy.logs().count(replaced) == 2
+    proxy.server["overload"] = {"memory": "4GiB"}
+    proxy.write()
+    proxy.reload()
+    serving(proxy, 2)
+    proxy.wait_for(lambda: proxy.metrics()["qproxy_accepting"] == 1, "accepts again")
+    assert [proxy.health() for _ in range(10)] == [200] * 10
+    assert (proxy.metric("qproxy_worker_deaths_total"), proxy.metric("qproxy_workers_replaced_total")) == (0, 2)
+    assert "Traceback" not in proxy.logs()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from proxy.listen.limits import AcceptLimits
 from proxy.observe import Metrics
 from proxy.policy.access import Networks
 from proxy.process import pressure as pressure_module
-from proxy.process.pressure import TRIM_EVERY, Pressure, give_memory_back, group_memory, resident_memory
+from proxy.process.pressure import ASK_EVERY, STAYS, TRIM_EVERY, Pressure, give_memory_back, group_memory, resident_memory
 from proxy.snapshot import Overload
 from tests.unit.exchange_world import World
 
@@ -93,11 +93,11 @@ def test_the_control_groups_memory_is_the_limit_unless_one_is_set(monkeypatch):
     made.look()
     assert made.services.meters.load.cell("memory").value == 0.6
     made.configure(memory=200 * MIB)
-    made.pressure.replace(made.services.snapshot)
+    made.pressure.replace(made.services.snapshot, 100 * MIB)
     made.look()
     assert made.services.meters.load.cell("memory").value == 0.3
     made.configure(memory=0)
-    made.pressure.replace(made.services.snapshot)
+    made.pressure.replace(made.services.snapshot, 100 * MIB)
     made.look()
     assert made.services.meters.load.cells == {}
 
@@ -137,3 +137,32 @@ def test_the_memory_of_the_control_group(tmp_path, own, files, limit):
 
 def test_a_system_without_control_groups_has_no_limit(tmp_path):
     assert group_memory(tmp_path, tmp_path / "none") == 0
+
+
+def test_a_worker_whose_memory_stays_at_its_limit_asks_to_be_replaced(monkeypatch):
+    made = Made(monkeypatch, memory=100 * MIB)
+    asked = []
+    made.pressure.memory_stays = lambda: asked.append(round(made.now - 1000, 1))
+    made.memory = 100 * MIB
+    made.look(int(STAYS / 0.1) - 1)
+    assert asked == []
+    made.memory = 90 * MIB
+    made.look()  # a moment below
+    made.memory = 100 * MIB
+    made.look(int(STAYS / 0.1))
+    assert asked == []
+    made.look(int(2 * ASK_EVERY / 0.1) + 5)
+    assert [round(when) for when in asked] == [60, 65, 70]
+    made.services.draining = True
+    made.look(200)
+    assert len(asked) == 3, "it is on its way already"
+
+
+def test_another_number_of_workers_is_another_share_of_the_group_s_memory(monkeypatch):
+    made = Made(monkeypatch, group=100 * MIB, memory=None)
+    made.memory = 60 * MIB
+    made.look()
+    assert made.services.meters.load.cell("memory").value == 0.6
+    made.pressure.replace(made.services.snapshot, 50 * MIB)
+    made.look()
+    assert made.services.meters.load.cell("memory").value == 1.2
