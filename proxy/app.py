@@ -36,6 +36,7 @@ from proxy.process.setup import (
     EXIT_OK,
     SetupError,
     complain,
+    listed,
     loop_factory,
     raise_descriptor_limit,
     settle_memory,
@@ -48,8 +49,6 @@ from proxy.process.worker import Shared, Sockets, StartError, Worker, udp_buffer
 
 UPGRADES = (signal.SIGUSR1, signal.SIGUSR2)
 """Signals about upgrades, which take a supervisor."""
-
-TCP_PROTOCOLS = frozenset({"http/1.1", "h2"})
 
 
 def run(config: Path, *, in_process: bool = False) -> int:
@@ -123,7 +122,7 @@ class App:
                 loop=type(loop).__module__.partition(".")[0],
                 h2=str(worker.h2),
                 quic=str(worker.quic),
-                listeners=[f"{listener.name} {' '.join(sorted(listener.protocols))}" for listener in worker.snapshot.listeners],
+                listeners=listed(worker.snapshot),
                 admin=shown(worker.snapshot.admin),
                 sites=len(self._configuration.sites),
             )
@@ -155,16 +154,16 @@ class App:
         buffers, missed = udp_buffers(self._configuration), dict[str, None]()
         given = inherited(os.environ)
         bound = []
-        for listener in self._worker.snapshot.listeners:
+        for listener in self._worker.snapshot.sockets:
             tcp = udp = None
-            if listener.protocols & TCP_PROTOCOLS:
+            if listener.tcp:
                 tcp = given.pop(("TCP", *listener.address), None)
                 if tcp is None:
                     tcp = _bound(bind_tcp, listener.address, "TCP")
                 else:
                     prepare_tcp(tcp)
                 stack.callback(tcp.close)
-            if "h3" in listener.protocols:
+            if listener.udp:
                 udp = given.pop(("UDP", *listener.address), None)
                 if udp is None:
                     udp = _bound(partial(bind_udp, buffers=buffers), listener.address, "UDP")

@@ -7,6 +7,7 @@ Nothing here changes after it was made, but for what is state by nature: counter
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from balancer.pool import Member
 from balancer.pool import Pool as BalancerPool
@@ -43,6 +44,55 @@ class Listener:
         """``host:port``, for logs and metric labels."""
         host, port = self.address
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
+    def tcp(self) -> bool:
+        """Whether it has a TCP socket."""
+        return not self.protocols.isdisjoint(("http/1.1", "h2"))
+
+    @property
+    def udp(self) -> bool:
+        """Whether it has a UDP socket."""
+        return "h3" in self.protocols
+
+
+@dataclass(frozen=True, slots=True)
+class L4Listener:
+    """One address of the L4 tier: TCP for ``tcp``, UDP for ``quic``. It terminates nothing."""
+
+    address: Address
+    protocols: frozenset[str]
+    initial_key: Literal["dcid", "client_address"]
+    """What new QUIC connections are hashed by."""
+    instances: "Instances"
+    sni: Mapping[str, "Instances"]
+    """Other instances for some names, over TCP; a wildcard by the part behind ``*``."""
+    table_size: int
+    table_lifetime: float
+    connect_timeout: float
+    idle_timeout: float
+
+    @property
+    def name(self) -> str:
+        """``host:port``, for logs and metric labels."""
+        host, port = self.address
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
+    def tcp(self) -> bool:
+        """Whether it has a TCP socket."""
+        return "tcp" in self.protocols
+
+    @property
+    def udp(self) -> bool:
+        """Whether it has a UDP socket."""
+        return "quic" in self.protocols
+
+    def select(self, sni: str | None) -> "Instances":
+        """The instances for a lower-case SNI: exact, then wildcard (one label), then all others'."""
+        if sni is None or not self.sni:
+            return self.instances
+        return self.sni.get(sni) or self.sni.get("." + sni.partition(".")[2]) or self.instances
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +244,21 @@ class Pool:
         return found
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Instances:
+    """A pool of instances behind the L4 tier, with what a pool of backends has not."""
+
+    pool: Pool
+    envelope_port: int
+    """0: they get no datagrams."""
+    envelope_ports: Mapping[str, int]
+    """By identity, of those that have another."""
+    server_ids: Mapping[bytes, str]
+    """Server IDs of the configuration, to the identities of their instances."""
+    nonce: int
+    """Bytes of the nonce in their connection IDs."""
+
+
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
     """Active probing of a pool's endpoints."""
@@ -208,6 +273,12 @@ class HealthCheck:
     """Inclusive ranges that count as healthy."""
     body: str | None
     """Text that must occur in the first 64 KiB of the body."""
+    port: int | None = None
+    """Where it is asked for; None: the endpoint's own port."""
+    draining: tuple[int, ...] = ()
+    """Statuses that say: nothing new, please, but what is there goes on."""
+    proxy_protocol: bool = False
+    """Whether a PROXY protocol header stands before the request, as before all connections there."""
 
 
 @dataclass(slots=True, eq=False)
@@ -305,6 +376,13 @@ class Snapshot:
     """Keyed by name; a pool of a site is ``site/pool``."""
     overload: Overload = field(default_factory=Overload)
     required: Required = field(default_factory=Required)
+    l4: tuple[L4Listener, ...] = ()
+    """Listeners of the L4 tier; their pools are among ``pools``."""
+
+    @property
+    def sockets(self) -> tuple[Listener | L4Listener, ...]:
+        """Everything that has sockets of its own, in the order in which they are bound and handed over."""
+        return (*self.listeners, *self.l4)
 
     def find_host(self, host: bytes) -> Host | None:
         """The configured host for a lower-case host name: exact, then wildcard (one label)."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from proxy.config import model_pool, model_server, model_site
 from proxy.config.collector import collector_paused
+from proxy.config.compile_l4 import compile_l4, pools_of
 from proxy.config.compile_pool import Services, compile_pool
 from proxy.config.compile_site import Defaults, SiteMeters, compile_site
 from proxy.config.load import Configuration
@@ -64,6 +65,9 @@ def compile_snapshot(  # noqa: PLR0913  # each is one impure thing that this pur
         )
         for name, pool in _all_pools(configuration)
     }
+    l4 = tuple([compile_l4(model, secret=secret, seed=seed, services=services) for model in configuration.l4])
+    for tier in l4:
+        pools.update(pools_of(tier))
     sni = _SniBuilder(previous)
     exact: dict[bytes, Host] = {}
     wildcard: dict[bytes, Host] = {}
@@ -97,6 +101,7 @@ def compile_snapshot(  # noqa: PLR0913  # each is one impure thing that this pur
         pools=pools,
         overload=_overload(server.overload),
         required=_required(server.health),
+        l4=l4,
     )
     if previous is not None and now is not None:
         adopt(snapshot, previous, now)

@@ -10,13 +10,16 @@ from typing import TypeAlias
 from balancer.pool import Member, PoolSettings
 from balancer.pool import Pool as BalancerPool
 from proxy.config import model_pool
-from proxy.config.names import SRV
+from proxy.config.names import DNS, SRV
 from proxy.policy.key import FIXED, KeySource
 from proxy.snapshot import Endpoint, HealthCheck, Pool, UpstreamConnections, UpstreamTls
 from proxy.upstream.names import Service
 
 Services: TypeAlias = Callable[[str], Sequence[Service]]
 """The SRV records of a name, as far as they are known."""
+
+_SEVERAL = (SRV, DNS)
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 BACKUP = 1 << 16
 """The number of backups: behind all priorities of SRV records."""
@@ -59,19 +62,19 @@ def compile_pool(  # noqa: PLR0913  # a pool and what it is made with
 
 def populate(written: tuple[Member, ...], services: Services) -> tuple[tuple[Member, ...], dict[str, Endpoint]]:
     """The backends that the endpoints as *written* stand for now, MAX_ENDPOINTS at most."""
-    sources = [member for member in written if member.identity[:4] == SRV]
+    sources = [member for member in written if member.identity[:4] in _SEVERAL]
     if not sources:
         return written, {member.identity: compile_endpoint(member.identity) for member in written}
     members = [member for member in written if member not in sources]
     endpoints = {member.identity: compile_endpoint(member.identity) for member in members}
     for source in sources:
         name = service_of(source.identity)
-        scheme = source.identity.removeprefix(SRV).partition("://")[0]
+        scheme = source.identity.partition("+")[2].partition("://")[0]
         for rank, (_, alike) in enumerate(groupby(sorted(services(name)), key=lambda record: record.priority)):
             records = list(alike)
             for record, weight in zip(records, _weights(records), strict=True):
-                default = 443 if scheme == "https" else 80
-                url = f"{scheme}://{record.target}" + (f":{record.port}" if record.port != default else "")
+                host = f"[{record.target}]" if ":" in record.target else record.target
+                url = f"{scheme}://{host}" + (f":{record.port}" if record.port != _DEFAULT_PORTS.get(scheme) else "")
                 if url not in endpoints and len(endpoints) < model_pool.MAX_ENDPOINTS:
                     members.append(Member(url, weight, source.backup + rank))
                     endpoints[url] = replace(compile_endpoint(url), tls_name=_domain(name))
@@ -79,8 +82,11 @@ def populate(written: tuple[Member, ...], services: Services) -> tuple[tuple[Mem
 
 
 def service_of(url: str) -> str:
-    """The name whose SRV records ``srv+http://NAME`` stands for; empty for any other endpoint."""
-    return url.partition("://")[2] if url.startswith(SRV) else ""
+    """The name whose SRV records ``srv+http://NAME`` stands for, or the name with a port whose addresses ``dns+tcp://NAME:PORT`` does.
+
+    Empty for any other endpoint.
+    """
+    return url.partition("://")[2] if url[:4] in _SEVERAL else ""
 
 
 def _weights(records: Sequence[Service]) -> list[int]:

@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from proxy.config.load import Configuration
+from proxy.config.model_l4 import L4Listener
 from proxy.config.model_server import ConnectionIds, Listener, Server, ServerHealth
 from proxy.keys import KeySet, config_id
 from proxy.message import Address
 from proxy.policy.answer import Redirect, Respond
 from proxy.policy.headers import HeaderEdit
 from proxy.snapshot import Forward, Pool, Route, Site, Snapshot
+from proxy.snapshot import L4Listener as Tier  # beside the model of the same name
 from proxy.sni import TlsProfile
 
 ThingT = TypeVar("ThingT")
@@ -50,7 +52,14 @@ def in_use(old: Configuration, new: Configuration, workers: int) -> Configuratio
     server["workers"] = workers
     if isinstance(new.server.health, ServerHealth):
         server["health"] = new.server.health.model_copy(update={"address": _health_address(old)})
-    return replace(new, server=new.server.model_copy(update=server), state=old.state, qlog_folder=old.qlog_folder)
+    l4 = tuple(_as_bound(listener, new) for listener in old.l4)
+    return replace(new, l4=l4, server=new.server.model_copy(update=server), state=old.state, qlog_folder=old.qlog_folder)
+
+
+def _as_bound(listener: L4Listener, new: Configuration) -> L4Listener:
+    """A listener of the tier as *new* has it, with the sockets that it has; as it was, where *new* has it no more."""
+    found = next((other for other in new.l4 if other.address == listener.address), listener)
+    return found.model_copy(update={"protocols": listener.protocols})
 
 
 def diff(old: Snapshot, new: Snapshot) -> list[str]:
@@ -65,6 +74,7 @@ def diff(old: Snapshot, new: Snapshot) -> list[str]:
         *_named("site", _sites(old), _sites(new), _site_change),
         *_named("certificate of", _profiles(old), _profiles(new), _profile_change),
         *(["unknown_sni changed"] if old.sni.refuse_unknown != new.sni.refuse_unknown else []),
+        *_named("l4 listener", _l4(old), _l4(new), _l4_change),
         *_named("pool", old.pools, new.pools, _pool_change),
     ]
 
@@ -87,6 +97,7 @@ def needing_restart(old: Configuration, new: Configuration) -> list[str]:
     lines = [f"listener {name} added" for name in others if name not in listeners]
     lines += [f"listener {name} removed" for name in listeners if name not in others]
     lines += [f"listener {name} changed" for name in others if name in listeners and others[name] != listeners[name]]
+    lines += _l4_sockets(old, new)
     lines += ["admin address changed"] if before.admin != after.admin else []
     lines += ["state folder changed"] if old.state != new.state else []
     lines += ["health.address changed"] if _health_address(old) != _health_address(new) else []
@@ -107,18 +118,50 @@ def _health_address(configuration: Configuration) -> Address | None:
     return health.address if isinstance(health, ServerHealth) else None
 
 
+def _l4_sockets(old: Configuration, new: Configuration) -> Iterable[str]:
+    before, after = ({_shown(listener.address): set(listener.protocols) for listener in each.l4} for each in (old, new))
+    yield from (f"l4 listener {name} added" for name in after if name not in before)
+    yield from (f"l4 listener {name} removed" for name in before if name not in after)
+    yield from (f"protocols of l4 listener {name} changed" for name in after if name in before and after[name] != before[name])
+
+
+def _l4(snapshot: Snapshot) -> dict[str, Tier]:
+    return {listener.name: listener for listener in snapshot.l4}
+
+
+def _l4_change(old: Tier, new: Tier) -> str:
+    """But for the instances, which are a pool's."""
+    keys = ("initial_key", "table_size", "table_lifetime", "connect_timeout", "idle_timeout")
+    parts = [f"{key}: {getattr(old, key)} -> {getattr(new, key)}" for key in keys if getattr(old, key) != getattr(new, key)]
+    if {name: each.pool.name for name, each in old.sni.items()} != {name: each.pool.name for name, each in new.sni.items()}:
+        parts.append("routes changed")
+    if _ways(old) != _ways(new):
+        parts.append("envelope ports, server IDs or nonces changed")
+    return ", ".join(parts)
+
+
+def _ways(listener: Tier) -> object:
+    each = listener.instances
+    return each.envelope_port, dict(each.envelope_ports), dict(each.server_ids), each.nonce
+
+
 def _listeners(server: Server) -> dict[str, list[Listener]]:
     """By address: one may have TCP there, and another UDP."""
     found: dict[str, list[Listener]] = {}
     for listener in server.listeners:
-        host, port = listener.address
-        found.setdefault(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", []).append(listener)
+        found.setdefault(_shown(listener.address), []).append(listener)
     return found
 
 
 def _epochs(keys: KeySet | None) -> str:
     """As much as may be told of them."""
     return "none" if keys is None else "epochs " + ", ".join(str(key.epoch) for key in keys.keys)
+
+
+def _shown(address: Address) -> str:
+    """As people write it."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _connection_ids_change(old: Configuration, new: Configuration) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from proxy.config.collector import collector_paused
 from proxy.config.gather import SiteMaterial, gather_material
 from proxy.config.material import CertificateFiles
+from proxy.config.model_l4 import L4Listener
 from proxy.config.model_pool import Pool
 from proxy.config.model_server import File, Log, Server
 from proxy.config.model_site import Site
@@ -42,6 +43,8 @@ class Configuration:
     """In the order of files; a site's name is its first host."""
     pools: Mapping[str, Pool]
     """The shared ones."""
+    l4: tuple[L4Listener, ...]
+    """Listeners of the L4 tier."""
     materials: tuple[SiteMaterial, ...]
     """One for each of ``sites``."""
     upstream_tls: Mapping[str, UpstreamTls]
@@ -111,7 +114,10 @@ def _load(directory: Path, environ: Mapping[str, str], now: float | None, read: 
     if problems:
         raise ConfigError(problems)
     sites = tuple(site for _, model in files for site in sites_of(model))
-    if not sites:
+    l4 = tuple(listener for _, model in files for listener in model.l4)
+    if l4 and "listeners" not in server.model_fields_set:
+        server = server.model_copy(update={"listeners": []})
+    if not sites and not l4:
         warnings.append(Problem(str(directory), 0, 0, "no site is configured: only the health answer is served"))
     pools = {name: pool for _, model in files for name, pool in model.pools.items()}
     return Configuration(
@@ -119,6 +125,7 @@ def _load(directory: Path, environ: Mapping[str, str], now: float | None, read: 
         server=server,
         sites=sites,
         pools=pools,
+        l4=l4,
         materials=tuple(material.sites),
         upstream_tls=material.upstream_tls,
         default_certificate=material.default,

@@ -6,6 +6,7 @@ from pydantic import Field, Tag, model_validator
 
 from balancer.quic_lb import KEY_BYTES, Layout
 from proxy.config.model_base import SWITCH, Model
+from proxy.config.model_l4 import L4Listener
 from proxy.config.model_pool import Pool
 from proxy.config.model_site import Health, Site, health_switch
 from proxy.config.names import CidKey, FieldName, FileName, KeyText, Name, Nameserver, Network, ServerId, SocketAddress
@@ -397,8 +398,8 @@ class Server(Model):
     """The user that the proxy becomes once its sockets are bound, where root starts it: all of its processes, with that user's groups. It
     is given what root has put into the state folder, and has to be able to read the configuration's files, for reloads, and the
     program's. Default: none. A change needs a restart."""
-    listeners: list[Listener] = Field(default=[EVERYWHERE], min_length=1, max_length=100)
-    """Where clients connect; default ``0.0.0.0:8443``, TCP and UDP."""
+    listeners: list[Listener] = Field(default=[EVERYWHERE], max_length=100)
+    """Where clients connect; default ``0.0.0.0:8443``, TCP and UDP, or nowhere beside ``l4``."""
     admin: AdminOrOff = Admin()
     """The admin listener, or ``off``."""
     state: FileName | None = None
@@ -473,3 +474,5 @@ class File(Model):
     """Several sites."""
     pools: dict[Name, Pool] = Field(default_factory=dict)
     """Pools that all sites share by name."""
+    l4: list[L4Listener] = Field(default_factory=list, max_length=100)
+    """Listeners that pass connections on to instances and terminate nothing."""

@@ -243,6 +243,32 @@ def parse_endpoint(value: object) -> str:
 SRV = "srv+"
 """Begins the URL of an endpoint that stands for the SRV records of a name."""
 
+DNS = "dns+"
+"""Begins the URL of an endpoint that stands for all addresses of a name."""
+
+
+def parse_instance(value: object) -> str:
+    """``10.0.0.11:8443``, ``[2001:db8::11]:8443`` or ``name:8443``, as a URL: ``tcp://`` or, for all addresses of a name, ``dns+tcp://``."""
+    expected = "an IP address or a host name, with a port, such as 10.0.0.11:8443 or instances.internal:8443"
+    text = text_of(value, expected)
+    if "://" in text:
+        raise wrong(expected, why="has a scheme", suggestion=text.partition("://")[2].rstrip("/"))
+    host, colon, port = text.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or not 0 < int(port) <= 65535:
+        raise wrong(expected)
+    bracketed = host.startswith("[") and host.endswith("]")
+    if bracketed or _is_address(host):
+        try:
+            address = ip_address(host[1:-1] if bracketed else host)
+        except ValueError:
+            raise wrong(expected) from None
+        if bracketed != (address.version == 6) or "%" in host:
+            raise wrong(expected, suggestion=f"[{address}]:{port}" if address.version == 6 and "%" not in host else None)
+        return f"tcp://[{address}]:{port}" if bracketed else f"tcp://{address}:{port}"
+    if not _is_host(host.removesuffix(".")):
+        raise wrong(expected)
+    return f"{DNS}tcp://{host.removesuffix('.').lower()}:{port}"
+
 
 def parse_upstream_host(value: object) -> str:
     """``preserve``, ``endpoint``, or a literal Host value."""
@@ -368,6 +394,7 @@ def _is_address(text: str) -> bool:
 
 
 SocketAddress = Annotated[Address, *as_text(parse_address, "IP address and port", examples=["0.0.0.0:8443", "[::]:8443"])]
+InstanceAddress = Annotated[str, *as_text(parse_instance, "address of an instance", examples=["10.0.0.11:8443", "instances.internal:8443"])]
 Nameserver = Annotated[str, *as_text(parse_nameserver, "nameserver", examples=["10.0.0.53", "[2001:db8::53]:53"])]
 Network = Annotated[str, *as_text(parse_network, "network", examples=["10.0.0.0/8"])]
 HostName = Annotated[str, *as_text(parse_host, "host name", examples=["a.example.com", "*.example.com"])]

@@ -23,6 +23,7 @@ def check_references(documents: list[Document]) -> tuple[list[Problem], list[Pro
     """Problems and warnings."""
     checker = _Checker(documents)
     checker.servers()
+    checker.l4()
     checker.hosts()
     checker.pools()
     checker.early_data()
@@ -114,6 +115,10 @@ class _Checker:
 
     def _listeners(self, document: Document) -> None:
         taken: dict[tuple[object, str], Path] = {}
+        listeners = _get(document.data, "server", "listeners")
+        if listeners == [] and self._whole and not any(_list(_get(each.data, "l4")) for each in self._documents):
+            message = "'server.listeners' is empty, and there is no 'l4'; expected one listener at least"
+            self.problems.append(document.problem(("server", "listeners"), message, at_key=True))
         for index, listener in enumerate(_list(_get(document.data, "server", "listeners"))):
             path: Path = ("server", "listeners", index, "address")
             address = _address(_get(listener, "address"))
@@ -130,6 +135,40 @@ class _Checker:
         admin = _get(document.data, "server", "admin", "address")
         if (clash := taken.get((_address(admin), "tcp"))) is not None:
             self._twice(document, ("server", "admin", "address"), f"address {admin}", (document, clash))
+
+    def l4(self) -> None:
+        """Listeners of the tier stand on addresses of their own."""
+        tiers = [document for document in self._documents if isinstance(document.data, dict) and "l4" in document.data]
+        if not tiers:
+            return
+        taken: dict[tuple[object, str], tuple[Document, Path]] = {}
+        for document in self._documents:
+            for index, listener in enumerate(_list(_get(document.data, "server", "listeners"))):
+                place: Path = ("server", "listeners", index, "address")
+                protocols = _get(listener, "protocols")
+                kinds = {"tcp" if name in _TCP else "udp" for name in _list(protocols)} if isinstance(protocols, list) else _BOTH
+                taken.update({(_address(_get(listener, "address")), kind): (document, place) for kind in kinds})
+            admin = _address(_get(document.data, "server", "admin", "address"))
+            taken[admin, "tcp"] = (document, ("server", "admin", "address"))
+        shared = any(_get(document.data, "server", "cluster") is not None for document in self._documents)
+        for document in tiers:
+            for index, listener in enumerate(_list(_get(document.data, "l4"))):
+                place = ("l4", index, "address")
+                if not shared and self._whole and isinstance(listener, dict) and "quic" in _list(listener.get("protocols", ["quic"])):
+                    message = (
+                        "QUIC travels in envelopes under keys that the instances have too; expected 'server.cluster', or protocols: [tcp]"
+                    )
+                    self.problems.append(document.problem(("l4", index), message))
+                address = _address(_get(listener, "address"))
+                if address is None or not address[1]:
+                    continue
+                protocols = _get(listener, "protocols")
+                wanted = ("quic", "tcp") if not isinstance(protocols, list) else protocols
+                kinds = {"udp" if name == "quic" else "tcp" for name in wanted}
+                clash = next((taken[address, kind] for kind in sorted(kinds) if (address, kind) in taken), None)
+                if clash is not None:
+                    self._twice(document, place, f"address {_get(listener, 'address')}", clash)
+                taken.update({(address, kind): (document, place) for kind in kinds if (address, kind) not in taken})
 
     def _engines(self, document: Document) -> None:
         """An engine that is named is installed here, and has what is asked of it."""

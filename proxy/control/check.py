@@ -15,6 +15,7 @@ import httpx
 
 from proxy import __version__
 from proxy.errors import OUT_OF_DESCRIPTORS
+from proxy.listen.proxy_protocol import LOCAL_HEADER
 from proxy.snapshot import Endpoint, HealthCheck, UpstreamTls
 from proxy.upstream.resolve import Addresses
 
@@ -38,6 +39,8 @@ class Verdict:
     healthy: bool
     words: str
     """The status, or what is wrong."""
+    draining: bool = False
+    """Whether the endpoint takes nothing new, and is well besides."""
     ours: bool = False
     """Whether it says nothing of the endpoint, as we have no file descriptor left to ask it."""
 
@@ -93,7 +96,8 @@ class Checker:
     async def _ask_at(self, endpoint: Endpoint, address: str, connected: list[Any], patience: float | None) -> Verdict:
         """Ask at one *address*. The connection is put into *connected*; *patience* is the time to make it, in seconds."""
         health = self._health
-        url = httpx.URL(scheme="https" if endpoint.secure else "http", host=address, port=endpoint.port, raw_path=health.path.encode())
+        port = health.port or endpoint.port
+        url = httpx.URL(scheme="https" if endpoint.secure else "http", host=address, port=port, raw_path=health.path.encode())
         headers = {
             "host": endpoint.authority.decode() if health.host is None else health.host,
             "user-agent": f"qproxy-probe/{__version__}",
@@ -105,6 +109,8 @@ class Checker:
         async def trace(event: str, details: dict[str, Any]) -> None:
             if event in {"connection.connect_tcp.complete", "connection.connect_unix_socket.complete"}:
                 connected.append(details["return_value"])
+                if health.proxy_protocol:
+                    await details["return_value"].write(LOCAL_HEADER)
 
         extensions: dict[str, Any] = {"trace": trace, "timeout": {"connect": patience}}
         if self._tls is not None and endpoint.secure:
@@ -119,6 +125,8 @@ class Checker:
 
     async def _judge(self, response: httpx.Response) -> Verdict:
         status = response.status_code
+        if status in self._health.draining:
+            return Verdict(healthy=True, words=f"status {status}: it takes nothing new", draining=True)
         if not any(low <= status <= high for low, high in self._health.statuses):
             return Verdict(healthy=False, words=f"status {status}")
         if self._text is not None and not await _contains(response, self._text):

@@ -186,7 +186,13 @@ class _ProbedEndpoint:
             return
         backend = owner.pool.balancer.find(self._identity)
         assert backend is not None, "a pool's endpoints and its balancer's backends are made from one list"
-        if owner.pool.balancer.report(backend, Outcome.PROBE_OK if verdict.healthy else Outcome.PROBE_FAILED, now):
+        balancer = owner.pool.balancer
+        changed = balancer.report(backend, Outcome.PROBE_OK if verdict.healthy else Outcome.PROBE_FAILED, now)
+        if verdict.draining:
+            changed = balancer.drain(backend, now) or changed
+        elif verdict.healthy and owner.health.draining:
+            changed = balancer.restore(backend, now) or changed
+        if changed:
             say = owner.means.log.info if verdict.healthy else owner.means.log.warning
             say(
                 f"backend {self._identity} of pool {owner.pool.name} is {backend.state}: {verdict.words}",

@@ -26,6 +26,10 @@ _UNSPEC, _INET, _INET6, _UNIX = 0, 1, 2, 3
 _ADDRESS_BYTES = {_UNSPEC: 0, _INET: 12, _INET6: 36, _UNIX: 216}
 
 
+LOCAL_HEADER = _V2_SIGNATURE + b"\x20\x00\x00\x00"
+"""Of a connection that is for nobody else, such as a health check (section 2.2: LOCAL)."""
+
+
 class ProxyProtocolError(Exception):
     """What was sent is no PROXY protocol header, or not a right one. The connection is to be closed without an answer."""
 
@@ -38,6 +42,22 @@ class Header:
     """The client."""
     destination: Address | None
     """Where the client connected to."""
+
+
+def header(source: Address, destination: Address) -> bytes:
+    """A version 2 header: the client's address, and the one that it has connected to (section 2.2). 28 bytes, or 52.
+
+    Where one is IPv6, the other is mapped into it. Raises ValueError for what is no IP address.
+    """
+    ours, theirs = ipaddress.ip_address(source[0]), ipaddress.ip_address(destination[0])
+    ports = struct.pack("!HH", source[1], destination[1])
+    if ours.version == theirs.version == 4:
+        return b"%b\x21\x11\x00\x0c%b%b%b" % (_V2_SIGNATURE, ours.packed, theirs.packed, ports)
+    return b"%b\x21\x21\x00\x24%b%b%b" % (_V2_SIGNATURE, _packed_6(ours), _packed_6(theirs), ports)
+
+
+def _packed_6(address: _Ip) -> bytes:
+    return address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
 
 
 class Reader:

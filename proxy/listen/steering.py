@@ -9,7 +9,7 @@ know no more.
 import ctypes
 import socket
 import struct
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -25,10 +25,14 @@ MAX_INSTRUCTIONS = 4096
 LEAST = 26
 """Bytes of a datagram with room for a connection ID of any length, behind either header. No packet that can be authentic has less."""
 
+_NETWORK = 0x100000000 - 0x100000
+"""Offset of the IP header (SKF_NET_OFF, linux/filter.h), as 32 bits."""
+
 _SHORT, _LONG = 1, 6
 """Where the destination connection ID begins: behind the first octet, or behind version and length too."""
 
 # linux/bpf_common.h: classes, and what they are made with
+_LD_WORD, _LD_HALF = 0x20, 0x28
 _LD_LENGTH, _LD_OCTET, _LD_OCTET_AT, _LD_WORD_AT = 0x80, 0x30, 0x50, 0x40
 _LDX, _LDX_MEMORY, _LDX_A, _ST, _STX = 0x01, 0x61, 0x07, 0x02, 0x03
 _ADD, _ADD_X, _SUB, _MUL, _MOD, _AND, _RSH, _XOR_X = 0x04, 0x0C, 0x14, 0x24, 0x94, 0x54, 0x74, 0xAC
@@ -128,6 +132,46 @@ class Steering:
             text.unless(_EQUAL_X, 0, "hash")
         text.add(_LD_OCTET_AT, base)
         text.jump("slot")
+
+
+def by_source_program(sockets: Sequence[int], key: int) -> bytes:
+    """Instructions that spread clients over *sockets* (indices in the group) by a keyed hash of their address and port.
+
+    What comes from one address and port comes to one socket while *sockets* are the same, whatever is in it. Reads the IP header, and what
+    is behind it as if it had no options: those of IPv4, and extension headers of IPv6, spread by themselves.
+    """
+    text = _Text()
+    first, second = (int.from_bytes(blake2b(b"source %d" % number, key=key.to_bytes(4), digest_size=4).digest()) | 1 for number in range(2))
+    text.add(_LD_OCTET, _NETWORK)
+    text.add(_RSH, 4)
+    text.unless(_EQUAL, 6, "IPv4")
+    for word in range(4):
+        text.add(_LD_WORD, _NETWORK + 8 + 4 * word)
+        text.add(_MUL, first)
+        if word:
+            text.add(_LDX_MEMORY, 0)
+            text.add(_ADD_X)
+        text.add(_ST, 0)
+    text.add(_LD_HALF, _NETWORK + 40)
+    text.jump("port")
+    text.label("IPv4")
+    text.add(_LD_WORD, _NETWORK + 12)
+    text.add(_MUL, first)
+    text.add(_ST, 0)
+    text.add(_LD_HALF, _NETWORK + 20)
+    text.label("port")
+    text.add(_MUL, second)
+    text.add(_LDX_MEMORY, 0)
+    text.add(_ADD_X)
+    text.add(_LDX_A)
+    text.add(_RSH, 16)
+    text.add(_XOR_X)
+    text.add(_MUL, second)
+    text.add(_RSH, 16)
+    text.add(_MOD, len(sockets))
+    text.choose(list(enumerate(sockets)))
+    text.add(_RETURN, sockets[0])
+    return text.assembled()
 
 
 def attach(sock: socket.socket, program: bytes) -> None:

@@ -37,6 +37,7 @@ from proxy.process.setup import (
     EXIT_FAILURE,
     EXIT_OK,
     complain,
+    listed,
     loop_factory,
     most_workers,
     settle_memory,
@@ -44,6 +45,7 @@ from proxy.process.setup import (
     workers_of,
 )
 from proxy.process.worker import Shared, StartError, udp_buffers
+from proxy.snapshot import L4Listener
 from proxy.tasks import Tasks
 
 KEEP_EVERY = 5.0
@@ -171,7 +173,7 @@ class _Main:
             loop=type(asyncio.get_running_loop()).__module__.partition(".")[0],
             h2=str(choose("h2", configuration.server.engines.h2)),
             quic=str(choose("quic", configuration.server.engines.quic)),
-            listeners=[f"{listener.name} {' '.join(sorted(listener.protocols))}" for listener in snapshot.listeners],
+            listeners=listed(snapshot),
             admin=shown(snapshot.admin),
             sites=len(configuration.sites),
             workers=bound["workers"],
@@ -254,10 +256,11 @@ def _listen_message(configuration: Configuration, team: RemoteTeam) -> dict[str,
             {
                 "host": listener.address[0],
                 "port": listener.address[1],
-                "tcp": bool(listener.protocols & {"http/1.1", "h2"}),
-                "udp": "h3" in listener.protocols,
+                "tcp": listener.tcp,
+                "udp": listener.udp,
+                "l4": isinstance(listener, L4Listener),
             }
-            for listener in team.snapshot.listeners
+            for listener in team.snapshot.sockets
         ],
         "workers": workers_of(configuration),
         "slots": most_workers(),

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from proxy.config.compile_l4 import addresses_of
 from proxy.config.load import Configuration
 from proxy.config.model_server import Dns
 from proxy.control.discovery import Discovery, names_of
@@ -32,7 +33,8 @@ class Naming:
     async def look_ahead(self, configuration: Configuration) -> None:
         """Before a reload: its pools are not to begin without the backends that they get from DNS. ``follow`` undoes it."""
         sites = [pool for site in configuration.sites for pool in site.pools.values()]
-        await self._learn([endpoint.url for pool in (*configuration.pools.values(), *sites) for endpoint in pool.endpoints])
+        urls = [endpoint.url for pool in (*configuration.pools.values(), *sites) for endpoint in pool.endpoints]
+        await self._learn([*urls, *(url for listener in configuration.l4 for url in addresses_of(listener))])
 
     def follow(self, pools: Mapping[str, Pool]) -> None:
         """Keep the names of *pools* fresh from now on, and no others."""

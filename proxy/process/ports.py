@@ -13,14 +13,14 @@ from typing import Any, TypeAlias
 
 from proxy.listen.bind import Buffers, bind_tcp, bind_udp, pair_for_strays, prepare_tcp, prepare_udp
 from proxy.listen.shared_counts import SharedCounts
-from proxy.listen.steering import Steering, attach
+from proxy.listen.steering import Steering, attach, by_source_program
 
 BANKS = 2
 
 Address: TypeAlias = tuple[str, int]
 Inherited: TypeAlias = dict[tuple[str, str, int], socket.socket]
 Wanted: TypeAlias = Mapping[str, Any]
-"""A listener: ``host``, ``port``, and whether ``tcp`` and ``udp``."""
+"""A listener: ``host``, ``port``, whether ``tcp`` and ``udp``, and whether it is of the L4 tier (``l4``)."""
 
 
 class Ports:
@@ -32,6 +32,8 @@ class Ports:
         self._udp: dict[Address, list[socket.socket]] = {}
         self._strays: dict[Address, list[tuple[socket.socket, socket.socket]]] = {}
         """For each UDP address, a receiving and a sending end for each slot."""
+        self._by_source: set[Address] = set()
+        """UDP addresses whose datagrams go by the client's address, as those of the tier do: any worker can take any of them."""
         self._counts: SharedCounts | None = None
         self._key = secrets.randbits(32)
         self._lengths: dict[int, int] = {}
@@ -49,7 +51,10 @@ class Ports:
                 self._tcp[address] = self._bound("TCP", *address, self.bank_size, buffers)
             if listener["udp"] and address not in self._udp:
                 self._udp[address] = self._bound("UDP", *address, BANKS * self.bank_size, buffers)
-                self._strays[address] = [pair_for_strays() for _ in range(BANKS * self.bank_size)]
+                if listener.get("l4"):
+                    self._by_source.add(address)
+                else:
+                    self._strays[address] = [pair_for_strays() for _ in range(BANKS * self.bank_size)]
 
     def unused(self) -> list[str]:
         """Sockets from systemd that no listener has named."""
@@ -97,9 +102,10 @@ class Ports:
         """
         if self._udp:
             program = Steering({slot: slot for slot in live}, accepting, self._key, self._lengths).program()
-            for group in self._udp.values():
+            by_source = by_source_program(sorted(accepting), self._key) if self._by_source else b""
+            for address, group in self._udp.items():
                 try:
-                    attach(group[0], program)
+                    attach(group[0], by_source if address in self._by_source else program)
                 except OSError as error:
                     msg = f"the kernel can't give each worker its datagrams (SO_ATTACH_REUSEPORT_CBPF: {error.strerror})"
                     msg += "; it takes Linux 4.5, or 'workers: 1'"
@@ -132,6 +138,7 @@ class Ports:
             "lengths": self._lengths,
             "tcp": [[*address, [sock.fileno() for sock in group]] for address, group in self._tcp.items()],
             "udp": [[*address, [sock.fileno() for sock in group]] for address, group in self._udp.items()],
+            "by_source": [list(address) for address in self._by_source],
             "strays": [[*address, [[end.fileno() for end in pair] for pair in pairs]] for address, pairs in self._strays.items()],
         }
 
@@ -145,6 +152,7 @@ class Ports:
         for group, name in ((self._tcp, "tcp"), (self._udp, "udp")):
             for host, port, descriptors in known[name]:
                 group[host, port] = [_kept_socket(descriptor) for descriptor in descriptors]
+        self._by_source = {(host, port) for host, port in known.get("by_source", [])}
         for host, port, pairs in known["strays"]:
             self._strays[host, port] = [(_kept_socket(receiving), _kept_socket(sending)) for receiving, sending in pairs]
 

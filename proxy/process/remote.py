@@ -160,8 +160,11 @@ class RemoteTeam:
         self.most_workers = most_workers
         self.configuration = in_use(self.configuration, self.configuration, workers)
         self._packed = pack(self.configuration)
-        listeners = [with_port(listener, tcp or udp) for listener, (tcp, udp) in zip(self._snapshot.listeners, ports, strict=True)]
-        self._snapshot = replace(self._snapshot, listeners=tuple(listeners))
+        numbers = [tcp or udp for tcp, udp in ports]
+        listeners = tuple(with_port(listener, port) for listener, port in zip(self._snapshot.listeners, numbers, strict=False))
+        tiers = zip(self._snapshot.l4, numbers[len(listeners) :], strict=True)
+        l4 = tuple(replace(listener, address=(listener.address[0], port)) for listener, port in tiers)
+        self._snapshot = replace(self._snapshot, listeners=listeners, l4=l4)
 
     def retire(self, slots: Collection[int], *, replaced: bool) -> None:
         """The workers of these slots finish what they have: there are to be fewer, or they are *replaced* for their memory."""
@@ -263,7 +266,8 @@ class RemoteTeam:
             if not member.leaving:
                 member.link.send(("commit", generation))
         adopt(configured, self._snapshot, time.monotonic())
-        self._snapshot = replace(configured, listeners=self._snapshot.listeners, admin=self._snapshot.admin)
+        l4 = tuple(replace(new, address=old.address) for new, old in zip(configured.l4, self._snapshot.l4, strict=True))
+        self._snapshot = replace(configured, listeners=self._snapshot.listeners, admin=self._snapshot.admin, l4=l4)
         self._packed = packed
         self.configuration = configuration
         self._certificates.clear()

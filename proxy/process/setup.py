@@ -13,6 +13,7 @@ from proxy.config.load import Configuration
 from proxy.config.model_server import MAX_WORKERS
 from proxy.message import Address
 from proxy.observe import Log
+from proxy.snapshot import Snapshot
 
 EXIT_OK, EXIT_FAILURE, EXIT_CONFIGURATION = 0, 1, 2
 
@@ -92,6 +93,11 @@ def settle_memory() -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     gc.enable()
+
+
+def listed(snapshot: Snapshot) -> list[str]:
+    """Its listeners, for the log."""
+    return [f"{listener.name} {' '.join(sorted(listener.protocols))}" for listener in snapshot.sockets]
 
 
 def shown(address: Address | None) -> str:

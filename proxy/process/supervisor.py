@@ -350,7 +350,7 @@ class Supervisor:
             given = self._ports.of_worker(listener, position, slot)
             has.append([descriptor is not None for descriptor in given])
             descriptors += [descriptor for descriptor in given if descriptor is not None]
-            if listener["udp"]:
+            if listener["udp"] and not listener.get("l4"):
                 ends, others = self._ports.strays_of(listener, slot)
                 child.tell("strays", ends, slots=others)
         child.tell("place", descriptors, slot=slot, position=position, listeners=has)

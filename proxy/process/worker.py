@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
+from proxy.cluster.envelope import HASHED
 from proxy.config.compile import adopt, compile_snapshot, with_port
 from proxy.config.connection_ids import connection_id_forms, keys_of
 from proxy.config.load import Configuration
@@ -49,6 +51,9 @@ from proxy.sni import Certificate, TlsProfile
 from proxy.tasks import Tasks
 from proxy.upstream.pool import Upstreams
 
+if TYPE_CHECKING:
+    from proxy.l4.tier import Tier
+
 EXPIRE_EVERY = 10
 """Ticks between looks at idle upstream connections, and at what QUIC listeners have to tell."""
 
@@ -60,6 +65,9 @@ DRAIN_STEP = 1.0
 
 LAST_ARRIVALS = 0.2
 """Seconds in which a worker that has a successor takes what the kernel gave it before."""
+
+LAST_ANSWERS = 2.0
+"""The same, of a worker of the tier: instances answer to it until they hear from its successor."""
 
 CLOSE_GRACE = 0.5
 """Seconds for the last packets (CONNECTION_CLOSE, close_notify) to leave after a drain."""
@@ -98,6 +106,13 @@ class Sockets:
 
     tcp: socket.socket | None
     udp: socket.socket | None
+
+    @property
+    def port(self) -> int:
+        """The one that they have."""
+        sock = self.tcp or self.udp
+        assert sock is not None
+        return int(sock.getsockname()[1])
 
     def close(self) -> None:
         """Let go of them."""
@@ -156,6 +171,7 @@ class Worker:
         self._lent: dict[int, list[TcpListener]] = {}
         """By position in the crew."""
         self._udp: list[UdpListener] = []
+        self._tier: Tier | None = None
         self.hurry = asyncio.Event()
         """Set: a drain is to end now."""
 
@@ -193,7 +209,8 @@ class Worker:
         await self.naming.begin(self.snapshot.pools)
         self._begin_tracing(stack)
         bound = []
-        for wanted, given in zip(self.snapshot.listeners, sockets, strict=True):
+        each = iter(sockets)
+        for wanted, given in zip(self.snapshot.listeners, each, strict=False):
             listener = wanted
             stack.callback(given.close)
             if given.tcp is not None:
@@ -211,6 +228,7 @@ class Worker:
                 self._metrics.before_read.append(udp.show)
                 self._udp.append(udp)
             bound.append(listener)
+        self._open_tier(stack, each)
         self._own_tcp = len(self._tcp)
         stack.callback(self._close_lent)
         self._metrics.before_read.append(self._services.output.show)
@@ -219,6 +237,39 @@ class Worker:
         self._tasks.start("tick", self._tick())
         self.meters.server_up.cell().value = 1
         self.meters.config_generation.cell().value = self.snapshot.generation
+
+    def _open_tier(self, stack: contextlib.AsyncExitStack, sockets: Iterable[Sockets]) -> None:
+        """The L4 tier on what is left of the sockets."""
+        wanted, given = self.snapshot.l4, list(sockets)
+        if not wanted:
+            return
+        from proxy.l4.means import Means  # noqa: PLC0415  # most proxies have no tier
+        from proxy.l4.tier import Tier  # noqa: PLC0415
+
+        for each in given:
+            stack.callback(each.close)
+        bound = [
+            listener if listener.address[1] else replace(listener, address=(listener.address[0], each.port))
+            for listener, each in zip(wanted, given, strict=True)
+        ]
+        self._services.snapshot = replace(self.snapshot, l4=tuple(bound))
+        means = Means(
+            secret=self._keys.keys.ring_key,
+            keys=self._keys,
+            log=self._log,
+            metrics=self._metrics,
+            limits=self._limits,
+            addresses=self.naming.resolver,
+            relieve=lambda: self._services.relieve(),  # noqa: PLW0108  # another one from now and then
+            handshake_timeout=lambda: self.snapshot.timeouts.handshake,
+            buffers=udp_buffers(self._configuration),
+            clock=time.monotonic,
+            wall=time.time,
+            random_bytes=os.urandom,
+            slot=self._place.slot if self._place is not None else HASHED,
+        )
+        self._tier = Tier(means)
+        self._tier.open(stack, [(listener, each.tcp, each.udp) for listener, each in zip(bound, given, strict=True)])
 
     def _close_lent(self) -> None:
         for tcp in self._tcp[self._own_tcp :]:
@@ -288,6 +339,8 @@ class Worker:
         for position in [position for position in self._lent if position not in positions]:
             for tcp in self._lent.pop(position):
                 tcp.stop_accepting()
+            if self._tier is not None:
+                self._tier.give_back(position)
         listeners = [tcp.listener for tcp in self._tcp[: self._own_tcp]]
         for position, sockets in positions.items():
             if position in self._lent or self.draining:
@@ -295,11 +348,14 @@ class Worker:
                     sock.close()
                 continue
             lent = self._lent[position] = []
-            for listener, sock in zip(listeners, sockets, strict=True):
+            each = iter(sockets)
+            for listener, sock in zip(listeners, each, strict=False):
                 tcp = TcpListener(listener, self._services, self._contexts, self.h2.load(), self._limits)
                 lent.append(tcp)
                 self._tcp.append(tcp)
                 await tcp.start(sock)
+            if self._tier is not None:
+                self._tier.lend(position, each)
 
     def share(self, handovers: Iterable[Handover], siblings: frozenset[int]) -> None:
         """Hand over what is for other workers of the ports, and take what they hand over: one of *handovers* for each UDP listener."""
@@ -325,6 +381,8 @@ class Worker:
                 if self._keys.sealing(services.wall_clock()) != self._epoch:
                     self._seal_anew()
                 self._logs.flush()
+                if self._tier is not None:
+                    self._tier.tick()
                 if count % EXPIRE_EVERY == 0:
                     self._upstreams.expire(services.clock())
                     services.output.turn(services.clock())
@@ -366,7 +424,10 @@ class Worker:
         old = self.snapshot
         adopt(snapshot, old, time.monotonic())
         self._configuration = configuration
-        self._services.snapshot = replace(snapshot, listeners=old.listeners, admin=old.admin)
+        bound = tuple(replace(new, address=before.address) for new, before in zip(snapshot.l4, old.l4, strict=True))
+        self._services.snapshot = replace(snapshot, listeners=old.listeners, admin=old.admin, l4=bound)
+        if self._tier is not None:
+            self._tier.replace(self._services.snapshot)
         self.naming.follow(snapshot.pools)
         self._upstreams.replace(snapshot.pools)
         self._pressure.replace(snapshot, self._share_of_memory(configuration))
@@ -380,6 +441,8 @@ class Worker:
         """DNS has other backends for *pool*: the hosts of new ones are looked up, connections to old ones let go."""
         self.naming.resolver.follow(self.snapshot.pools)
         self._upstreams.shrink(pool)
+        if self._tier is not None:
+            self._tier.repopulated(pool)
 
     def publish_certificates(self, certificates: Mapping[str, Collection[Certificate]]) -> Collection[str]:
         """New certificates by domain; gives the domains where they differ. Raises ContextError, with nothing changed."""
@@ -425,9 +488,11 @@ class Worker:
         self._log.info("draining", exchanges=self._busy(), delay_seconds=timeouts.drain_delay, deadline_seconds=timeouts.drain)
         # Balancers in front see /health fail and look elsewhere, while new connections are still served.
         # And where successors take what is new, some of it may have come here just before.
-        await self._wait(lambda: False, LAST_ARRIVALS if self.succeeded else timeouts.drain_delay)
+        await self._wait(lambda: False, self._last_arrivals() if self.succeeded else timeouts.drain_delay)
         for tcp in self._tcp:
             tcp.stop_accepting()
+        if self._tier is not None:
+            self._tier.stop_accepting()
         until = time.monotonic() + timeouts.drain
         while self._connected() and not self.hurry.is_set() and (left := until - time.monotonic()) > 0:
             # The first word says that the end is near, the second refuses what comes then: nothing on its way is lost in between.
@@ -441,6 +506,8 @@ class Worker:
             tcp.abort()
         for udp in self._udp:
             udp.abort()
+        if self._tier is not None:
+            self._tier.abort()
         if cut:
             self._log.warning("stopped at the deadline", cut_exchanges=cut)
         else:
@@ -448,6 +515,9 @@ class Worker:
         if any(tcp.connections for tcp in self._tcp):
             await asyncio.sleep(CLOSE_GRACE)
         return cut
+
+    def _last_arrivals(self) -> float:
+        return LAST_ANSWERS if self._tier is not None and self._tier.relays else LAST_ARRIVALS
 
     async def _wait(self, done: Callable[[], bool], seconds: float) -> None:
         """Until *done*, at most *seconds*, less when there is hurry."""
@@ -457,6 +527,8 @@ class Worker:
 
     def _connected(self) -> bool:
         """Whether clients are there."""
+        if self._tier is not None and self._tier.busy:
+            return True
         return any(tcp.connections or tcp.accepting for tcp in self._tcp) or any(udp.clients for udp in self._udp)
 
     def _busy(self) -> int:

@@ -56,7 +56,17 @@ class Ares:
         return Answer(tuple(addresses), min([node.ttl for node in found.nodes] + [cname.ttl for cname in found.cnames]))
 
     async def services(self, name: str) -> Answer[Service]:
-        """The SRV records of *name*, which is whole: no search domain is added. Raises DnsError."""
+        """The SRV records of *name*, which is whole: no search domain is added. Raises DnsError.
+
+        Of a name with a port, ``host:port``, one record for each address; where there are both kinds, of the kind that is preferred: the
+        other one leads to the same machines.
+        """
+        host, colon, port = name.partition(":")
+        if colon:
+            answer = await self.addresses(host)
+            ipv6 = ":" in answer.records[0]
+            records = (Service(0, address, int(port), 1) for address in answer.records if (":" in address) is ipv6)
+            return Answer(tuple(sorted(records)), answer.ttl)
         import aiodns  # noqa: PLC0415  # see above
         import pycares  # noqa: PLC0415
 

@@ -12,6 +12,7 @@ from harness.authority import Authority
 from harness.backends import Backend
 from harness.proxy import Proxy
 from harness.spoken import NOTED
+from harness.tier import Tier
 
 from proxy.engine.differences import DIFFERENCES
 
@@ -149,3 +150,17 @@ def start_proxy(
     """Start proxies of one's own, as ``make_proxy`` makes them."""
     with _proxies(lambda: tmp_path_factory.mktemp("proxy"), authority, backends, server_defaults) as make:
         yield lambda **more: make(**more).start()
+
+
+@pytest.fixture
+def start_tier(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Callable[..., Tier]]:
+    """Start tiers: ``start_tier([{...}], server={...})``; those that were started are closed at the end, and nothing went wrong in them."""
+    with ExitStack() as stack:
+
+        def start(l4: list[dict[str, Any]], **more: Any) -> Tier:
+            tier = Tier(tmp_path_factory.mktemp("tier"), authority, l4, **more)
+            stack.callback(tier.assert_sound)
+            stack.callback(tier.close)
+            return tier.start()
+
+        yield start

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from proxy.config.load import Configuration
 from proxy.control.doctor.finding import Finding
-from proxy.listen.tcp import BACKLOG
+from proxy.listen.accept import BACKLOG
 
 MAX_PORTS = 64_000
 """Local ports for connections to one address of a backend; there are no more."""

@@ -231,6 +231,13 @@ class Proxy:
                 found[f"{name}{{{labels}}}" if labels else name] = float(value)
         return found
 
+    def pools(self) -> list[dict[str, Any]]:
+        """What /pools has of each."""
+        pools: list[dict[str, Any]] = (
+            httpx.get(f"http://127.0.0.1:{self.admin_port}/pools", trust_env=False).raise_for_status().json()["pools"]
+        )
+        return pools
+
     def metric(self, name: str) -> float:
         """The sum of all samples of one name."""
         return sum(value for key, value in self.metrics().items() if key.partition("{")[0] == name)

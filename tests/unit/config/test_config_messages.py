@@ -32,7 +32,7 @@ CASES = {
         server("timeouts: {zzz: 1s}"),
         "one.yaml:7:14: unknown key 'zzz'; expected one of handshake, header, idle, connection_age, drain, drain_delay",
     ),
-    "top level": (SITE + "zzz: 1\n", "one.yaml:6:1: unknown key 'zzz'; expected one of server, site, sites, pools"),
+    "top level": (SITE + "zzz: 1\n", "one.yaml:6:1: unknown key 'zzz'; expected one of server, site, sites, pools, l4"),
     "in a list": (route("{pool: web, acces: {}}"), "one.yaml:4:24: unknown key 'acces'; perhaps you meant 'access'"),
     "under a name": (pool("{endpoints: ['http://x'], helth: off}"), "one.yaml:5:42: unknown key 'helth'; perhaps you meant 'health'"),
     "missing": (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.listen.accept import BACKLOG
 from proxy.listen.bind import (
     FAST_OPEN_QUEUE,
     IP_MTU_DISCOVER,
@@ -21,7 +22,6 @@ from proxy.listen.bind import (
     may_force_buffers,
     prepare_tcp,
 )
-from proxy.listen.tcp import BACKLOG
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_PACKET"), reason="options of Linux")
 

@@ -143,7 +143,10 @@ async def _handshake(context: ssl.SSLContext, sock: socket.socket) -> ssl.SSLSoc
 
 async def test_an_accept_that_fails_for_a_client_is_no_reason_to_stop(authority: Authority) -> None:
     async with edge(authority) as made:
-        real, failures = made.listener._socket, [OSError(71, "Protocol error"), ConnectionAbortedError(103, "aborted"), InterruptedError()]
+        real, failures = (
+            made.listener._acceptor._socket,
+            [OSError(71, "Protocol error"), ConnectionAbortedError(103, "aborted"), InterruptedError()],
+        )
 
         class Flawed:
             def accept(self):
@@ -154,12 +157,12 @@ async def test_an_accept_that_fails_for_a_client_is_no_reason_to_stop(authority:
             def __getattr__(self, name):
                 return getattr(real, name)
 
-        made.listener._socket = Flawed()
+        made.listener._acceptor._socket = Flawed()
         async with made.h1() as client:
             client.ask("/health")
             assert await client.answer() == (200, b"OK")
         assert failures == []
-        made.listener._socket = real
+        made.listener._acceptor._socket = real
         assert made.limits.gate.is_open
 
 

@@ -1,0 +1,238 @@
+"""The envelopes of one worker of the tier: datagrams of clients to instances, and answers back to whoever has the client.
+
+One socket for each family of addresses, with a port that the system chooses: an instance answers to where a datagram came from, so answers
+come to the worker that has sent it. Any worker could take them, as all have a socket with the address that the client knows.
+"""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from proxy.cluster.envelope import ANSWER, DATAGRAM, HASHED, HELLO, OVERHEAD, Envelope, Opener, Sealer
+from proxy.l4.outbox import MAX_SEGMENTED_BYTES, MAX_SEGMENTS, SOL_UDP, UDP_GRO, Control, Outbox
+from proxy.listen.bind import Buffers
+from proxy.message import Address
+
+READS = 32
+"""Reads of a socket in one turn of the loop, each of as many datagrams as the kernel has joined."""
+
+IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_MTU = 10, 0, 14
+IPV6_MTU_DISCOVER, IPV6_MTU = 23, 24
+"""Linux's numbers (linux/in.h, linux/in6.h), which Python does not name."""
+
+ECN = 0b11
+"""The bits of ECN in what was the type of service (RFC 3168)."""
+
+HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}
+"""Bytes of the headers of IP and UDP."""
+
+MTU_FOR = 60.0
+"""Seconds that the MTU of the way to an instance is remembered."""
+
+LEAST_MTU = 1280
+"""Of any way (RFC 8200, section 5); also where the system does not tell."""
+
+
+class Answered(Protocol):
+    """Who has the clients: takes what instances send to them."""
+
+    def answer(self, envelope: Envelope, source: Address) -> None:
+        """Send what is in *envelope* to its client; it came from *source*."""
+
+    def flush(self) -> None:
+        """That was all for now."""
+
+
+class Run:
+    """Datagrams one after the other that may go together: one way, one size but for the last, within what one call may carry."""
+
+    __slots__ = ("datagrams", "key", "size", "total")
+
+    def __init__(self) -> None:
+        self.key: object = None
+        self.datagrams: list[bytes] = []
+        self.size = 0
+        """Of each; 0 where no more may follow."""
+        self.total = 0
+
+    def takes(self, key: object, size: int, most: int) -> bool:
+        """Whether one of *size* bytes may follow, within *most* bytes in all. One that is shorter is the last."""
+        if key != self.key or not 0 < size <= self.size or self.total + size > most or len(self.datagrams) >= MAX_SEGMENTS:
+            return False
+        self.total += size
+        if size < self.size:
+            self.size = 0
+        return True
+
+    def begin(self, key: object, size: int) -> None:
+        """A new run, with a first one of *size* bytes."""
+        self.key, self.size, self.total, self.datagrams = key, size, size, []
+
+
+class Relay:
+    """Seals, sends, receives and opens. *wall* is the time of day in seconds since 1970; *back* the steer of answers."""
+
+    def __init__(self, sealer: Sealer, opener: Opener, wall: Callable[[], float], buffers: Buffers, *, back: int = HASHED) -> None:
+        self.sealer, self.opener = sealer, opener
+        self._wall = wall
+        self._buffers = buffers
+        self._back = back
+        self._sockets: dict[bool, tuple[socket.socket, Outbox]] = {}
+        """By whether it is of IPv6."""
+        self._rooms: dict[Address, tuple[int, float]] = {}
+        self._waiting: dict[Address, list[bytes]] = {}
+        self._buffer = memoryview(bytearray(65536))
+        self._loop = asyncio.get_running_loop()
+        self.heard: Callable[[Envelope, Address], None] | None = None
+        """Told of each HELLO, and where it came from."""
+        self.takers: Mapping[int, Answered] = {}
+        """Who takes answers, by the port that clients send to."""
+        self.sent = self.received = self.nobodys = 0
+        """Envelopes; and answers for a port that nobody here has."""
+
+    @property
+    def dropped(self) -> int:
+        """Envelopes that could not be sent."""
+        return sum(outbox.dropped for _, outbox in self._sockets.values())
+
+    def close(self) -> None:
+        """Let go of the sockets."""
+        for sock, outbox in self._sockets.values():
+            outbox.close()
+            self._loop.remove_reader(sock.fileno())
+            sock.close()
+        self._sockets.clear()
+
+    # To instances
+
+    def room(self, address: Address, now: float) -> int:
+        """Bytes of datagrams that an envelope to *address* has room for without being cut into fragments on the first link."""
+        found = self._rooms.get(address)
+        if found is None or found[1] <= now:
+            found = self._rooms[address] = (_mtu(address) - HEADERS[_family(address)] - OVERHEAD, now + MTU_FOR)
+        return found[0]
+
+    def put(self, to: Address, datagrams: list[bytes], *, client: bytes, local: bytes, port: int, ecn: int) -> None:  # noqa: PLR0913  # of an envelope
+        """Seal *datagrams* of one client for the instance at *to*, whose listener has *port*; ``flush`` sends it.
+
+        All have one size, but for the last, which may have less. Addresses are ``packed``.
+        """
+        if len(datagrams) == 1:
+            payload, segment = datagrams[0], 0
+        else:
+            payload, segment = b"".join(datagrams), len(datagrams[0])
+        sealed = self.sealer.seal(
+            DATAGRAM, payload, self._wall(), port=port, back=self._back, client=client, local=local, segment=segment, ecn=ecn
+        )
+        self.put_sealed(to, sealed)
+
+    def put_sealed(self, to: Address, sealed: bytes) -> None:
+        """An envelope for *to*; ``flush`` sends it."""
+        waiting = self._waiting.get(to)
+        if waiting is None:
+            self._waiting[to] = [sealed]
+        else:
+            waiting.append(sealed)
+
+    def flush(self) -> None:
+        """Send what was sealed: to each instance with as few calls as go."""
+        for to, envelopes in self._waiting.items():
+            outbox = self._outbox(to)
+            self.sent += len(envelopes)
+            if len(envelopes) == 1:
+                outbox.send(envelopes, to, _NOTHING)
+                continue
+            whole = self.room(to, self._loop.time()) + OVERHEAD  # what is larger is cut by the kernel, which takes it one by one only
+            run = Run()
+            for envelope in envelopes:
+                size = len(envelope)
+                if not run.takes(whole >= size, size, MAX_SEGMENTED_BYTES):
+                    if run.datagrams:
+                        outbox.send(run.datagrams, to, _NOTHING)
+                    run.begin(whole >= size, size if whole >= size else 0)
+                run.datagrams.append(envelope)
+            outbox.send(run.datagrams, to, _NOTHING)
+        self._waiting.clear()
+
+    def _outbox(self, to: Address) -> Outbox:
+        ipv6 = ":" in to[0]
+        found = self._sockets.get(ipv6)
+        if found is None:
+            found = self._sockets[ipv6] = self._open(socket.AF_INET6 if ipv6 else socket.AF_INET)
+        return found[1]
+
+    def _open(self, family: socket.AddressFamily) -> tuple[socket.socket, Outbox]:
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffers.receive)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._buffers.send)
+        if hasattr(socket, "AF_PACKET"):  # Linux
+            sock.setsockopt(SOL_UDP, UDP_GRO, 1)
+            # What a client has sent at the full size of its way is larger in an envelope: it may be cut on ours.
+            if family == socket.AF_INET:
+                sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+            else:
+                sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_DONT)
+        sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", 0))  # noqa: S104  # where instances are reached from is the system's to say
+        self._loop.add_reader(sock.fileno(), self._readable, sock)
+        return sock, Outbox(sock)
+
+    # From instances
+
+    def _readable(self, sock: socket.socket) -> None:
+        buffer, wall, opened = self._buffer, self._wall(), self.opener.open
+        touched = set[Answered]()
+        for _ in range(READS):
+            try:
+                size, control, _, source = sock.recvmsg_into([buffer], 64)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:
+                continue  # an ICMP error of an earlier envelope: probes see to instances that are gone
+            segment = segment_of(control) or size or 1
+            for at in range(0, size, segment):
+                envelope = opened(bytes(buffer[at : min(at + segment, size)]), wall)
+                if envelope is None:
+                    continue
+                if envelope.kind != ANSWER:
+                    if envelope.kind == HELLO and self.heard is not None:
+                        self.heard(envelope, source[:2])
+                    continue
+                self.received += 1
+                taker = self.takers.get(int.from_bytes(envelope.local[16:]))
+                if taker is None:
+                    self.nobodys += 1
+                    continue
+                taker.answer(envelope, source[:2])
+                touched.add(taker)
+        for taker in touched:
+            taker.flush()
+
+
+def segment_of(control: Control) -> int:
+    """Bytes of each datagram that the kernel has joined; 0 where it has joined none."""
+    for level, kind, data in control:
+        if level == SOL_UDP and kind == UDP_GRO:
+            return int.from_bytes(data[:4], sys.byteorder)
+    return 0
+
+
+def _family(address: Address) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+
+
+def _mtu(address: Address) -> int:
+    """The largest IP packet on the way to *address*, as far as the system knows it."""
+    family = _family(address)
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect(address)
+            option = (socket.IPPROTO_IPV6, IPV6_MTU) if family == socket.AF_INET6 else (socket.IPPROTO_IP, IP_MTU)
+            return max(LEAST_MTU, min(65535, sock.getsockopt(*option)))
+    except OSError:
+        return LEAST_MTU
+
+
+_NOTHING: Control = []
