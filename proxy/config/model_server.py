@@ -354,7 +354,7 @@ class ServerTimeouts(Model):
 class Dns(Model):
     """How the names of endpoints are looked up: beside the requests, and again whenever the TTL of an answer is over.
 
-    The TTL counts as one second at least and as one hour at most. The hosts file, search domains and ``localhost`` mean what they do for
+    The TTL counts as one second at least and as ``max_ttl`` at most. The hosts file, search domains and ``localhost`` mean what they do for
     other programs.
     """
 
@@ -362,6 +362,9 @@ class Dns(Model):
     """Nameservers to ask, IP addresses with or without a port; default: those of the system (``/etc/resolv.conf``)."""
     timeout: Duration = 5.0
     """For one lookup, with all its tries."""
+    max_ttl: Duration = Field(default=3600.0, ge=1, le=86400)
+    """How long an answer is used at most before the name is looked up again, whatever its TTL: where addresses come and go sooner than the
+    TTL says. Docker's DNS says ten minutes for containers."""
     stale: DurationOrOff = 3600.0
     """How long an answer is used beyond its TTL while there is no new one, whatever the reason: nameservers that don't answer, and a name
     that is gone. ``off`` uses none beyond its TTL."""

@@ -53,5 +53,5 @@ class Naming:
 def make_naming(dns: Dns, log: Log, metrics: Metrics, tasks: Tasks) -> Naming:
     """As ``server.dns`` says."""
     source = Ares(dns.nameservers, dns.timeout)
-    means = Means(log, metrics, tasks, time.monotonic, dns.timeout, dns.stale)
+    means = Means(log, metrics, tasks, time.monotonic, dns.timeout, dns.stale, dns.max_ttl)
     return Naming(Resolver(source, means), Discovery(source, means), dns.timeout)

@@ -17,7 +17,7 @@ TTL_FLOOR = 1.0
 """Seconds that an answer is good for at least: a TTL of 0 asks for no more than that."""
 
 TTL_CEILING = 3600.0
-"""Seconds after which a name is asked for again whatever its TTL: a mistake in a zone is not to last for a day."""
+"""Seconds after which a name is asked for again whatever its TTL, by default: a mistake in a zone is not to last for a day."""
 
 RETRY_MIN = 1.0
 """Seconds from a failure to the next attempt; doubled with each one more in a row."""
@@ -118,6 +118,8 @@ class Means:
     """Seconds that one lookup may take."""
     stale: float
     """Seconds that an answer may be used beyond its TTL while lookups fail."""
+    max_ttl: float = TTL_CEILING
+    """Seconds that an answer is good for at most."""
 
 
 class Names(Generic[RecordT]):
@@ -227,7 +229,7 @@ class Names(Generic[RecordT]):
         """Use *answer*; gives the seconds until the next lookup."""
         before, state = known.records, known.state
         known.records = answer.records
-        known.ttl = min(max(answer.ttl, TTL_FLOOR), TTL_CEILING)
+        known.ttl = min(max(answer.ttl, TTL_FLOOR), self._means.max_ttl)
         known.answered_at = self._means.clock()
         known.state, known.problem, known.failures = "fresh", "", 0
         if state in {"stale", "none"}:

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -116,6 +117,16 @@ async def test_ttls_have_a_floor_and_a_ceiling() -> None:
     await asyncio.sleep(1.5 * TTL_CEILING)
     assert world.times("long") == [0, TTL_CEILING]
     assert len(world.times("short")) == 4, "it is not followed any more"
+
+
+@virtually
+async def test_the_ceiling_can_be_lower() -> None:
+    world = World(long=(("192.0.2.2",), 600.0))
+    names: Names[str] = Names("address", world.ask, replace(world.means, max_ttl=5.0), lambda _: None)
+    names.follow(["long"])
+    await asyncio.sleep(12)
+    names.follow([])
+    assert world.times("long") == [0, 5, 10]
 
 
 @virtually
