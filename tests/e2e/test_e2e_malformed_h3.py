@@ -72,11 +72,13 @@ async def test_datagrams_that_begin_no_connection_get_no_answer(authority, proxy
         assert said_to(proxy.port, SILENCE[name](initial(authority))) == []
 
 
+OURS = b"\xe9"
+"""The first octet of a connection ID that may be from a proxy with several workers; from one with a single worker any may."""
 SHORT = {
-    "noise": [b"\x40" + NOISE.randbytes(size) for size in range(8, 1400, 31)],
-    "the largest datagrams": [b"\x7f" + NOISE.randbytes(65000) for _ in range(5)],
+    "noise": [b"\x40" + OURS + NOISE.randbytes(size) for size in range(8, 1400, 31)],
+    "the largest datagrams": [b"\x7f" + OURS + NOISE.randbytes(65000) for _ in range(5)],
     "HTTP/1.1": [b"GET /never HTTP/1.1\r\nhost: a.example.com\r\n\r\n" + bytes(1200)],
-    "a flood": [b"\x40" + NOISE.randbytes(60) for _ in range(500)],
+    "a flood": [b"\x40" + OURS + NOISE.randbytes(60) for _ in range(500)],
 }
 
 
@@ -89,7 +91,7 @@ async def test_short_headers_of_no_connection_get_a_smaller_stateless_reset_at_m
         assert len(answers) <= len([data for data in sent if len(data) > 21])
         assert all(21 <= len(answer) <= 42 and answer[0] & 0xC0 == 0x40 for answer in answers)
         assert sum(map(len, answers)) < sum(map(len, sent))
-        assert answers
+        assert answers or not sent[0][1:].startswith(OURS)
 
 
 async def test_an_unknown_version_is_told_the_known_ones(authority, proxy, guard):

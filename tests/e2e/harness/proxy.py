@@ -22,7 +22,8 @@ from harness.authority import Authority
 from harness.backends import ROOT, Backend
 from harness.ports import free_port
 
-START_LIMIT = 30.0
+START_LIMIT = 60.0
+"""Seconds; a proxy of several workers is four processes and more, and machines that test are busy."""
 READY = '"event":"ready"'
 SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)$")
 

@@ -99,7 +99,7 @@ def test_a_server_id_is_enough_for_encrypted_ids_of_every_epoch(folder) -> None:
     assert [(form.epoch, form.layout.config_id, form.layout.key) for form in found.routable] == [
         (epoch, epoch, keys.cid_key(epoch)) for epoch in (2, 0, 1)
     ]
-    assert {(form.server_id, form.layout.nonce_bytes, form.layout.slot) for form in found.routable} == {(b"\xa1\xb2", 8, False)}
+    assert {(form.server_id, form.layout.nonce_bytes, form.layout.slot) for form in found.routable} == {(b"\xa1\xb2", 8, True)}
 
 
 def test_ids_in_clear_for_a_balancer_that_has_no_key(folder) -> None:
@@ -154,7 +154,7 @@ def test_the_own_address_is_a_server_id(folder, monkeypatch, address, server_id)
     assert (configuration.server_id, server_id_of(address)) == (server_id, server_id)
     found = forms(configuration)
     assert found.present is not None
-    assert found.present.layout.cid_bytes == 1 + len(server_id) + 8
+    assert found.present.layout.cid_bytes == 1 + len(server_id) + 8 + 1
 
 
 def test_where_no_address_is_known_for_its_own(folder, monkeypatch) -> None:
@@ -170,7 +170,7 @@ def test_where_an_address_has_no_room(folder, monkeypatch) -> None:
     monkeypatch.setattr(gather, "own_address", lambda: "2001:db8::1")
     folder.write(KEYS[0], "cluster.key")
     (problem,) = folder.problems(SITE + with_ids("{server_id: address, nonce: 14}"))
-    assert "this machine's address is 2001:db8::1, and server ID, nonce and slot have 22 bytes together" in problem
+    assert "this machine's address is 2001:db8::1, and server ID, nonce and slot have 23 bytes together" in problem
 
 
 def test_the_address_of_this_machine_is_one_that_it_has() -> None:
