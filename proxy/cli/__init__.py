@@ -17,6 +17,7 @@ COMMANDS = {
     "doctor": "Say what this machine lacks to serve it, and what mends it.",
     "explain": "Say where a request would go, step by step, and why.",
     "cid": "Explain and mint QUIC connection IDs that a balancer routes by.",
+    "keygen": "Write the keys that instances share, or add the next one.",
     "schema": "Print the JSON Schema of the configuration.",
     "demo": "Run the example configuration with three backends.",
 }

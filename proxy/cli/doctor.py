@@ -15,7 +15,7 @@ from proxy.config.compile import compile_snapshot
 from proxy.config.load import ConfigError, Configuration, load
 from proxy.config.material import self_signed
 from proxy.control.doctor.backends import examine_backends
-from proxy.control.doctor.files import examine_certificates, examine_state, system_authorities
+from proxy.control.doctor.files import examine_certificates, examine_keys, examine_state, system_authorities
 from proxy.control.doctor.finding import Finding, as_json, as_text
 from proxy.control.doctor.ports import examine_ports
 from proxy.control.doctor.system import examine_system, kernel_clock
@@ -69,6 +69,7 @@ def _examine(configuration: Configuration) -> Iterator[Finding]:
     )
     yield from examine_ports(configuration, PROC, privileged=_may_bind_any(PROC))
     yield from examine_certificates(configuration, system_authorities, time.time())
+    yield from examine_keys(configuration, time.time())
     yield from examine_state(configuration.state)
     yield from asyncio.run(_ask_backends(configuration))
 

@@ -290,7 +290,7 @@ class Site(Model):
     """Whether HTTP/3 clients that come back may send requests before the end of the handshake (0-RTT), which saves them a round trip. Only
     GET, HEAD and OPTIONS go on at once, with ``Early-Data: 1`` (RFC 8470), and only where surely nobody has sent a copy: other processes
     with the same state folder are noticed, and then all wait for the end; machines that have a copy of its secret are not, so leave it off
-    there."""
+    there. With ``server.cluster`` all wait always, so that it saves no round trip there."""
     routes: list[Route] = Field(min_length=1, max_length=10_000)
     """What happens to requests."""
     pools: dict[Name, Pool] = Field(default_factory=dict)

@@ -224,13 +224,16 @@ class _Checker:
         self._unused(shared)
 
     def early_data(self) -> None:
-        """Early data comes with session tickets."""
-        if not any(is_off(_get(document.data, "server", "quic", "resumption")) for document in self._documents):
+        """Early data comes with session tickets, and is not believed where other instances may have seen it too."""
+        if any(is_off(_get(document.data, "server", "quic", "resumption")) for document in self._documents):
+            message = "'early_data' has no effect while server.quic.resumption is off: there are no tickets that it could come with"
+        elif any(_get(document.data, "server", "cluster") is not None for document in self._documents):
+            message = "'early_data' saves no round trip beside server.cluster: another instance may have the same request, so all wait"
+        else:
             return
         for document, path, site in self._sites():
             given = _get(site, "early_data")
             if given is not None and not is_off(given):
-                message = "'early_data' has no effect while server.quic.resumption is off: there are no tickets that it could come with"
                 self.warnings.append(document.problem((*path, "early_data"), message, at_key=True))
 
     def _routes(self, document: Document, path: Path, site: Data, own: _Pools, shared: _Pools) -> None:

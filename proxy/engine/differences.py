@@ -148,7 +148,7 @@ DIFFERENCES: Mapping[str, Difference] = {
         "quic",
         "Session tickets that are resumed",
         {"aioquic": "of aioquic, where the client shows one", "native": "of native, the first that the client shows"},
-        "A ticket holds the TLS library's own state. Processes that share a secret should have the same engine.",
+        "A ticket holds the TLS library's own state. Instances that share keys should have the same engine.",
     ),
     "alerts": Difference(
         "quic",

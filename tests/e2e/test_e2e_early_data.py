@@ -112,11 +112,19 @@ async def test_a_flight_that_is_sent_again_to_the_same_process_is_executed_once(
     assert executed(backends, wanted) == 1
 
 
+@pytest.fixture(params=["a state folder", "a key file"])
+def sharing(request, tmp_path):
+    """What processes share that take each other's tickets. With a key file each has its own state folder: they don't see each other."""
+    if request.param == "a state folder":
+        return SERVER | {"state": str(tmp_path / "state")}
+    assert qproxy("keygen", tmp_path / "cluster.key").code == 0
+    return SERVER | {"cluster": {"key_file": str(tmp_path / "cluster.key")}}
+
+
 @pytest.mark.parametrize("order", ["the client first", "the replays first"])
-async def test_a_flight_that_is_sent_to_two_processes_is_executed_once(authority, start_proxy, backends, tmp_path, order):
+async def test_a_flight_that_is_sent_to_two_processes_is_executed_once(authority, start_proxy, backends, sharing, order):
     """Either process may have given the ticket, and the client comes to the other one."""
-    server = SERVER | {"state": str(tmp_path / "state")}
-    one, two = (start_proxy(server=server, sites=SITES) for _ in range(2))
+    one, two = (start_proxy(server=sharing, sites=SITES) for _ in range(2))
     for here, there in ((one, two), (two, one)):
         ticket, key = await visit(authority, here)
         wanted = path()

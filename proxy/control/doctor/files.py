@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 
 from cryptography import x509
@@ -20,6 +21,7 @@ from proxy.config.load import Configuration
 from proxy.config.material import SOON, CertificateFiles, MaterialError, load_certificate
 from proxy.control.doctor.finding import Finding
 from proxy.control.state import StateError, read_secret
+from proxy.keys import shown_time
 
 MAX_AUTHORITIES = 2000
 """Authorities of a system that are looked at."""
@@ -120,7 +122,24 @@ def _chain(what: str, chain: Sequence[x509.Certificate], trusted: set[bytes]) ->
     return Finding("warning", "certificate", what, found, expected, "append the intermediate certificates of the issuer to the file")
 
 
-def _secrecy(key: Path) -> Iterator[Finding]:
+def examine_keys(configuration: Configuration, now: float) -> Iterator[Finding]:
+    """The keys that instances share: who can read them, which seals, and whether there is another one to come."""
+    keys = configuration.keys
+    if keys is None:
+        return
+    what = str(configuration.key_file or "server.cluster.key")
+    if configuration.key_file is not None:
+        yield from _secrecy(configuration.key_file, "keys")
+    sealing, until = keys.sealing(now), keys.next_begin(now)
+    if sealing.begin > now:
+        found = f"no key has begun; the first, of epoch {sealing.epoch}, begins at {shown_time(sealing.begin)}"
+        yield Finding("warning", "keys", what, found, "a key that has begun", "timedatectl   # is this machine's clock right?")
+    else:
+        then = "none comes after it" if until == inf else f"until {shown_time(until)}"
+        yield Finding("ok", "keys", what, f"the key of epoch {sealing.epoch} seals, {then}")
+
+
+def _secrecy(key: Path, area: str = "certificate") -> Iterator[Finding]:
     try:
         mode = stat.S_IMODE(key.stat().st_mode)
     except OSError:
@@ -128,7 +147,7 @@ def _secrecy(key: Path) -> Iterator[Finding]:
     if mode & stat.S_IROTH:
         yield Finding(
             "warning",
-            "certificate",
+            area,
             str(key),
             f"the key can be read by everybody ({mode:o})",
             "by its owner only",

@@ -24,7 +24,7 @@ class Finding:
     verdict: Verdict
     """``failure``: it keeps the proxy from serving as configured; ``warning``: it will, or it costs speed or safety."""
     area: str
-    """``kernel``, ``limits``, ``time``, ``port``, ``certificate``, ``backend``, ``state`` or ``configuration``."""
+    """``kernel``, ``limits``, ``time``, ``port``, ``certificate``, ``keys``, ``backend``, ``state`` or ``configuration``."""
     what: str
     found: str
     expected: str = ""

@@ -60,7 +60,7 @@ def examine_system(  # noqa: PLR0913  # what a machine has, to be told apart fro
     wanted = 2 * connections + spare
     yield _descriptors(descriptors, wanted, connections)
     yield from kernel.at_least("fs.file-max", wanted, "limits")
-    yield _time(clock())
+    yield _time(clock(), shared=configuration.keys is not None)
 
 
 def kernel_clock() -> Clock | None:
@@ -132,10 +132,13 @@ def _descriptors(have: int, wanted: int, connections: int) -> Finding:
     return Finding("warning", "limits", what, str(have), expected, f"ulimit -Hn {wanted}   # under systemd: LimitNOFILE={wanted}")
 
 
-def _time(clock: Clock | None) -> Finding:
+def _time(clock: Clock | None, *, shared: bool) -> Finding:
+    """*shared*: instances have keys in common, which begin by it."""
     if clock is None:
         return Finding("ok", "time", "clock", "this system does not tell whether it is synchronised")
     if clock.synchronised and clock.error <= MAX_ERROR:
         return Finding("ok", "time", "clock", f"synchronised, {clock.error:.3f} s off at most")
     found = f"synchronised, but up to {clock.error:.0f} s off" if clock.synchronised else "not synchronised"
+    if shared:
+        found += ": the keys of the cluster begin by it, and what is sealed ages by it"
     return Finding("warning", "time", "clock", found, f"synchronised, {MAX_ERROR:g} s off at most", "timedatectl set-ntp true")

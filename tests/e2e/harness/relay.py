@@ -164,6 +164,12 @@ class Relay:
         """Clients that come from now on, and ports that they change to, have the address *host* towards the proxy; others stay."""
         self._host = host
 
+    def lead_to(self, port: int) -> None:
+        """From now on all clients get to the proxy at *port*, which sees each with the port that the one before saw."""
+        self._proxy = ("127.0.0.1", port)
+        for mapping in list(self._mappings.values()):
+            mapping.outside.connect(self._proxy)
+
     def fall_deaf(self, seconds: float) -> None:
         """Lose everything for so long, whichever way it goes: a tunnel."""
         self._deaf_until = time.monotonic() + seconds

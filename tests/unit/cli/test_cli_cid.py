@@ -4,6 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from proxy.cli import main
+from proxy.keys import Key
 
 SITE = "site: {hosts: [a.example.com], tls: {self_signed: true}, routes: [{match: {path: /}, respond: {status: 200}}]}\n"
 KEY = "8f95f09245765f80256934e50c66207f"
@@ -80,6 +81,36 @@ def test_mistakes_are_told(folder, connection_ids, told):
     result = run("check", "-c", folder(connection_ids))
     assert result.exit_code == 2
     assert told in result.output
+
+
+def test_ids_are_read_under_every_key_of_a_cluster(tmp_path):
+    old, new = (Key(epoch, 1_700_000_000 + epoch, bytes([epoch]) * 32) for epoch in (9, 10))
+    key_file = tmp_path / "cluster.key"
+    key_file.touch(0o600)
+    where = str(tmp_path)
+
+    def lay(*keys):
+        key_file.write_text("\n".join(key.line() for key in keys))
+        (tmp_path / "one.yaml").write_text(
+            f"{SITE}server: {{cluster: {{key_file: cluster.key}}, quic: {{connection_ids: {{server_id: a1b2}}}}}}\n"
+        )
+
+    lay(old)
+    before = run("cid", "new", "-c", where).output.strip()
+    lay(old, new)
+    after = run("cid", "new", "-c", where).output.strip()
+    for cid, epoch in ((before, 9), (after, 10)):
+        told = run("cid", "decode", cid, "-c", where)
+        assert told.exit_code == 0
+        assert told.output.startswith(
+            f"configuration ID: {epoch % 7} (epoch {epoch} of the cluster's keys)\nserver ID: a1b2 (this server)\n"
+        )
+    checked = run("check", "-c", where, "--no-running").output
+    assert "connection IDs: 12 bytes, server a1b2, configuration ID 3, encrypted\n" in checked
+    assert "cluster: the key of epoch 10 seals, and none comes after it; opens 9 too\n" in checked
+    lay(new)
+    told = run("cid", "decode", before, "-c", where)
+    assert (told.exit_code, told.output) == (1, "names no server: its configuration ID is 2, not 3\n")
 
 
 def test_check_tells_of_the_connection_ids_but_not_of_their_key(folder):

@@ -1,5 +1,7 @@
 """``server.quic``: how its keys go together, and what the engines are told."""
 
+import base64
+
 import pytest
 from config_folder import SITE
 
@@ -74,6 +76,15 @@ def test_early_data_without_the_tickets_that_it_comes_with(folder):
     ]
     assert folder.warnings(SITE + "  early_data: off\nserver: {quic: {resumption: off}}\n") == []
     assert folder.warnings(SITE + "  early_data: on\n") == []
+
+
+def test_early_data_with_keys_that_other_instances_have(folder):
+    key = base64.b64encode(bytes(32)).decode()
+    server = f"server: {{cluster: {{key: '0 2026-01-01T00:00:00Z {key}'}}}}\n"
+    assert folder.warnings(SITE + "  early_data: on\n" + server) == [
+        "one.yaml:6:3: 'early_data' saves no round trip beside server.cluster: another instance may have the same request, so all wait"
+    ]
+    assert folder.warnings(SITE + server) == []
 
 
 def test_early_data_where_client_certificates_are_asked_for(folder):

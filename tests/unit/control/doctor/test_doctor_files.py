@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from proxy.config.material import CertificateFiles
-from proxy.control.doctor.files import examine_certificates, examine_state, system_authorities
+from proxy.control.doctor.files import examine_certificates, examine_keys, examine_state, system_authorities
+from proxy.keys import Key, KeySet, shown_time
 
 NOW = time.time()
 
@@ -111,6 +112,28 @@ def test_a_file_that_has_gone_since(tmp_path):
 
 def test_the_authorities_of_this_system_are_read():
     assert all(isinstance(subject, bytes) for subject in system_authorities())
+
+
+def test_the_keys_of_a_cluster(tmp_path):
+    file = tmp_path / "cluster.key"
+    file.touch(0o600)
+    first, second = (Key(epoch, int(NOW) + epoch * 3600, bytes([epoch]) * 32) for epoch in (1, 2))
+    begin = shown_time(second.begin)
+
+    def found(at, *keys, key_file=file):
+        configuration = SimpleNamespace(keys=KeySet(keys, b"") if keys else None, key_file=key_file)
+        return [(finding.verdict, finding.what, finding.found) for finding in examine_keys(configuration, at)]
+
+    assert found(NOW) == []
+    assert found(first.begin, first, second) == [("ok", str(file), f"the key of epoch 1 seals, until {begin}")]
+    assert found(second.begin, first, second, key_file=None) == [
+        ("ok", "server.cluster.key", "the key of epoch 2 seals, none comes after it")
+    ]
+    file.chmod(0o644)
+    assert found(NOW, first) == [
+        ("warning", str(file), "the key can be read by everybody (644)"),
+        ("warning", str(file), f"no key has begun; the first, of epoch 1, begins at {shown_time(first.begin)}"),
+    ]
 
 
 def state(folder):

@@ -1,5 +1,6 @@
 """What the doctor says of the kernel, of limits and of the clock."""
 
+import base64
 import sys
 
 import pytest
@@ -100,6 +101,13 @@ def test_what_a_system_does_not_tell_is_passed_over(configured, machine, value):
 def test_a_clock_that_may_be_wrong(configured, machine, clock, found):
     (finding,) = wrong(examined(configured(), machine, clock=clock))
     assert (finding.area, finding.found, finding.mend) == ("time", found, "timedatectl set-ntp true")
+
+
+def test_a_clock_that_shared_keys_go_by(configured, machine):
+    key = base64.b64encode(bytes(32)).decode()
+    shared = configured({"cluster": {"key": f"0 2026-01-01T00:00:00Z {key}"}})
+    (finding,) = wrong(examined(shared, machine, clock=Clock(synchronised=False, error=16)))
+    assert finding.found == "not synchronised: the keys of the cluster begin by it, and what is sealed ages by it"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="adjtimex is Linux's")
