@@ -17,6 +17,7 @@ from aiohttp import web
 from proxy.config.diff import Changes
 from proxy.config.load import ConfigError
 from proxy.control.metrics import Exposition, Reading
+from proxy.control.port import Port
 from proxy.message import Address
 from proxy.meters import BackendState, PoolState
 from proxy.observe import Log
@@ -84,7 +85,7 @@ class Admin:
         self._log = log
         self._rendering = asyncio.Lock()
         self._runner: web.AppRunner | None = None
-        self._server: asyncio.Server | None = None
+        self._port: Port | None = None
 
     async def start(self) -> None:
         """Bind and serve; OSError when the address can't be had."""
@@ -101,20 +102,21 @@ class Admin:
         runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=IDLE_SECONDS, shutdown_timeout=2.0)
         await runner.setup()
         self._runner = runner
+        port = Port(self.address, self._accept, self._log)
         try:
-            self._server = await asyncio.get_running_loop().create_server(self._accept, *self.address)
+            port.open()
         except OSError:
             await self.stop()
             raise
-        host, port = self._server.sockets[0].getsockname()[:2]
-        self.address = (host, port)
+        self._port = port
+        self.address = port.address
 
     async def stop(self) -> None:
         """Stop listening, let requests in progress end (two seconds at most), close."""
-        server, self._server = self._server, None
+        port, self._port = self._port, None
         runner, self._runner = self._runner, None
-        if server is not None:
-            server.close()
+        if port is not None:
+            await port.close()
         if runner is not None:
             await runner.cleanup()
 

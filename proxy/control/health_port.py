@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import cast
 
 from proxy.answers import HEALTH_HEADERS, HEALTH_METHODS, NOT_ALLOWED
+from proxy.control.port import Port
 from proxy.engine.events import Event, RequestHead
 from proxy.engine.h1 import H1Connection
 from proxy.engine.seam import EngineLimits
 from proxy.message import Address, Headers
+from proxy.observe import Log
 from proxy.policy.answer import Respond
 
 MAX_CONNECTIONS = 256
@@ -39,22 +41,20 @@ class Page:
 class HealthPort:
     """The server. ``address`` is the bound one after ``start``."""
 
-    def __init__(self, address: Address, page: Page) -> None:
+    def __init__(self, address: Address, page: Page, log: Log) -> None:
         self.address = address
         self._page = page
         self._open: dict[_Connection, None] = {}
-        self._server: asyncio.Server | None = None
+        self._port = Port(address, self._accept, log)
 
     async def start(self) -> None:
         """Bind and serve; OSError when the address can't be had."""
-        self._server = await asyncio.get_running_loop().create_server(self._accept, *self.address)
-        host, port = self._server.sockets[0].getsockname()[:2]
-        self.address = (host, port)
+        self._port.open()
+        self.address = self._port.address
 
     async def stop(self) -> None:
         """Stop listening, and close what is open."""
-        if self._server is not None:
-            self._server.close()
+        await self._port.close()
         for connection in list(self._open):
             connection.close()
 

@@ -125,7 +125,7 @@ class Controller:
         try:
             await admin.start()
         except OSError as error:
-            msg = f"can't open the admin API on {shown(address)}: {error.strerror}"
+            msg = f"can't open the admin API on {shown(address)}: {os.strerror(error.errno or 0)}"
             raise StartError(msg) from None
         stack.push_async_callback(admin.stop)
 
@@ -134,7 +134,7 @@ class Controller:
         health = self._configuration.server.health
         if not isinstance(health, ServerHealth) or health.address is None:
             return
-        port = HealthPort(health.address, Page(lambda: self._team.snapshot.health_path, self._health))
+        port = HealthPort(health.address, Page(lambda: self._team.snapshot.health_path, self._health), self._log)
         for tries_left in reversed(range(ADMIN_TRIES if again else 1)):
             try:
                 await port.start()

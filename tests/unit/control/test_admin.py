@@ -259,7 +259,7 @@ async def test_a_port_in_use_is_an_os_error():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         admin = Admin(taken.getsockname(), World().views(), NullLog())
-        with pytest.raises(OSError, match="address already in use"):
+        with pytest.raises(OSError, match="Address already in use"):
             await admin.start()
         await admin.stop()
 

@@ -9,11 +9,12 @@ import pytest
 from proxy.answers import DRAINING, READY
 from proxy.control import health_port
 from proxy.control.health_port import HealthPort, Page
+from proxy.observe import NullLog
 
 
 @asynccontextmanager
 async def serving(answer=READY, path=b"/health"):
-    port = HealthPort(("127.0.0.1", 0), Page(lambda: path, lambda: answer))
+    port = HealthPort(("127.0.0.1", 0), Page(lambda: path, lambda: answer), NullLog())
     await port.start()
     try:
         yield port
@@ -135,4 +136,4 @@ async def test_silence_ends(monkeypatch):
 async def test_a_port_that_is_taken_is_an_error():
     async with serving() as port:
         with pytest.raises(OSError, match="in use"):
-            await HealthPort(port.address, Page(lambda: b"/", lambda: READY)).start()
+            await HealthPort(port.address, Page(lambda: b"/", lambda: READY), NullLog()).start()
