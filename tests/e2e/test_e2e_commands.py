@@ -62,50 +62,52 @@ def test_what_only_the_proxy_finds_wrong_is_told_by_lines(authority, proxy):
     assert answers_with(authority, proxy, "x-new") is None
 
 
+def check(proxy, **environment):
+    """Its exit code, what it says of the proxy that runs, and its warnings."""
+    ran = qproxy("check", "-c", proxy.config, environment=environment)
+    lines = ran.out.splitlines()
+    summed_up = [line.startswith(f"{proxy.config}: right, ") for line in lines].index(True)
+    return ran.code, lines[summed_up + 1 :], ran.err
+
+
+def takes(proxy, how, changes):
+    return [f"the proxy that runs (process {proxy.pid}) takes with {how}:", *(f"  {line}" for line in changes)]
+
+
 def test_check_says_what_a_reload_changes_and_what_takes_a_restart(authority, proxy):
-    def check(**environment):
-        ran = qproxy("check", "-c", proxy.config, environment=environment)
-        lines = ran.out.splitlines()
-        summed_up = [line.startswith(f"{proxy.config}: right, ") for line in lines].index(True)
-        return ran.code, lines[summed_up + 1 :], ran.err
-
-    who = f"the proxy that runs (process {proxy.pid})"
-    assert check() == (0, [f"{who} has this configuration"], "")
-
     several = proxy.server["workers"] > 1
+    who = f"the proxy that runs (process {proxy.pid})"
+    assert check(proxy) == (0, [f"{who} has this configuration"], "")
+
     proxy.sites[HOST]["headers"] = {"response": {"set": {"X-New": "yes"}}}
     proxy.server |= {"workers": 3 - proxy.server["workers"], "log": {"level": "debug"}, "timeouts": {"idle": "7s"}}
     proxy.server["listeners"][0]["public_port"] = 443
     proxy.write()
     live = ["timeouts.idle: 75 -> 7", f"site {HOST}: route 1 changed"] + (["workers: 2 -> 1"] if several else [])
     restart = [f"listener 127.0.0.1:{proxy.port} changed", "log.level: info -> debug"] + ([] if several else ["workers: 1 -> 2"])
-
-    def lines(title, changes):
-        return [f"{who} takes with {title}:", *(f"  {line}" for line in changes)] if changes else []
-
-    assert check() == (0, lines("a reload", live) + lines("a restart only", restart), "")
+    assert check(proxy) == (0, takes(proxy, "a reload", live) + takes(proxy, "a restart only", restart), "")
     assert answers_with(authority, proxy, "x-new") is None, "to ask changes nothing"
 
-    assert qproxy("reload", "-c", proxy.config).code == 0
-    assert check() == (0, lines("a restart only", restart), ""), "what takes a restart is not forgotten"
-    proxy.reload(expect="configuration reloaded")
-    assert check() == (0, lines("a restart only", restart), "")
-    if several:
-        kill(controller(proxy))
-        proxy.wait_for(lambda: "the controller is back" in proxy.logs(), "has a controller again")
-        assert check() == (0, lines("a restart only", restart), ""), "and the next controller knows it too"
-
     (proxy.config / "more.yaml").write_text("pools: {more: {endpoints: ['http://${WHERE}:1']}}\n")
-    code, told, warnings = check(WHERE="127.0.0.1")
+    code, told, warnings = check(proxy, WHERE="127.0.0.1")
     assert (code, told) == (0, [])
     assert f"warning: {who} would refuse it: {proxy.config}/more.yaml:1:" in warnings
-    (proxy.config / "more.yaml").unlink()
 
+
+def test_what_takes_a_restart_is_told_until_there_was_one(proxy):
+    proxy.server |= {"log": {"level": "debug"}, "timeouts": {"idle": "7s"}}
+    proxy.write()
+    for count in (1, 2):
+        proxy.reload(expect="configuration reloaded")
+        assert proxy.logs().count('"log.level: info -> debug: takes effect with a restart only"') == count
+    if proxy.server["workers"] > 1:
+        kill(controller(proxy))  # the next one knows it too
+        proxy.wait_for(lambda: "the controller is back" in proxy.logs(), "has a controller again")
+    assert check(proxy) == (0, takes(proxy, "a restart only", ["log.level: info -> debug"]), "")
     proxy.terminate()
-    assert check() == (0, [], "")
+    assert check(proxy) == (0, [], "")
     proxy.start()
-    who = f"the proxy that runs (process {proxy.pid})"
-    assert check() == (0, [f"{who} has this configuration"], "")
+    assert check(proxy) == (0, [f"the proxy that runs (process {proxy.pid}) has this configuration"], "")
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -20,6 +20,7 @@ import yaml
 
 from harness.authority import Authority
 from harness.backends import ROOT, Backend
+from harness.others import opened
 from harness.ports import free_port
 
 START_LIMIT = 60.0
@@ -47,7 +48,7 @@ class Proxy:
     By default it has one worker, and serves a.example.com and b.example.com (each with a certificate of *authority*) from the pool ``web``
     of *backends*, and shows the affinity key to them in X-Affinity-Key. ``server`` and ``sites`` (by first host) are laid over that.
     ``answers=False``: its listener does not answer /health to everybody. It has no more file descriptors than *descriptors*, where that is
-    given.
+    given. ``open_to_all=True``: other users than this one may reach its folder and its program.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Proxy:
         environment: Mapping[str, str] | None = None,
         answers: bool = True,
         descriptors: int | None = None,
+        open_to_all: bool = False,
     ) -> None:
         self.folder, self.authority, self.backends = folder, authority, list(backends)
         self.port, self.admin_port = free_port(), free_port()
@@ -69,6 +71,9 @@ class Proxy:
         self._environment = dict(environment or {})
         self._answers = answers
         self._limited = [] if descriptors is None else ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"]
+        if open_to_all:
+            self._limited = opened(folder)
+            folder.chmod(0o755)
         self._process: subprocess.Popen[bytes] | None = None
         (self.config / "sites").mkdir(parents=True, exist_ok=True)
         self.server = merged(self._default_server(), server or {})
