@@ -103,9 +103,9 @@ class App:
         worker, controller = self._worker, self._controller
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._logs.close)
-            bound = self._bind(stack)
+            bound, envelopes = self._bind(stack)
             self._drop_privileges()
-            await worker.open(stack, bound)
+            await worker.open(stack, bound, envelopes)
             await controller.start(stack)
             worker.keep_descriptors(raise_descriptor_limit(worker.snapshot.limits.connections, self._log))
             loop = asyncio.get_running_loop()
@@ -149,10 +149,21 @@ class App:
             except PrivilegeError as error:
                 raise StartError(str(error)) from None
 
-    def _bind(self, stack: contextlib.AsyncExitStack) -> list[Sockets]:
-        """A socket for each listener and transport, all or none."""
+    def _bind(self, stack: contextlib.AsyncExitStack) -> tuple[list[Sockets], socket.socket | None]:
+        """A socket for each listener and transport, and for envelopes, all or none."""
         buffers, missed = udp_buffers(self._configuration), dict[str, None]()
         given = inherited(os.environ)
+
+        def bound_udp(address: Address) -> socket.socket:
+            udp = given.pop(("UDP", *address), None)
+            if udp is None:
+                udp = _bound(partial(bind_udp, buffers=buffers), address, "UDP")
+            else:
+                prepare_udp(udp, buffers)
+            stack.callback(udp.close)
+            missed.update(dict.fromkeys(buffers.missed(udp)))
+            return udp
+
         bound = []
         for listener in self._worker.snapshot.sockets:
             tcp = udp = None
@@ -164,20 +175,16 @@ class App:
                     prepare_tcp(tcp)
                 stack.callback(tcp.close)
             if listener.udp:
-                udp = given.pop(("UDP", *listener.address), None)
-                if udp is None:
-                    udp = _bound(partial(bind_udp, buffers=buffers), listener.address, "UDP")
-                else:
-                    prepare_udp(udp, buffers)
-                stack.callback(udp.close)
-                missed.update(dict.fromkeys(buffers.missed(udp)))
+                udp = bound_udp(listener.address)
             bound.append(Sockets(tcp, udp))
+        cluster = self._configuration.server.cluster
+        envelopes = bound_udp(cluster.address) if cluster is not None and cluster.address is not None else None
         if given:
             sockets = [f"{shown((host, port))} ({kind})" for kind, host, port in given]
             self._log.warning("sockets from systemd that no listener names", sockets=sockets)
         if missed:
             self._log.warning("; ".join(missed))
-        return bound
+        return bound, envelopes
 
     def _stop(self) -> None:
         """The first signal drains; a second one means now."""

@@ -25,6 +25,8 @@ class ProxyMetrics:
         "connections_open",
         "datagrams",
         "early_requests",
+        "envelopes",
+        "envelopes_refused",
         "exchange_errors",
         "handshake_failures",
         "handshake_seconds",
@@ -32,8 +34,11 @@ class ProxyMetrics:
         "limits_hit",
         "load",
         "load_state",
+        "misrouted",
         "output",
         "output_bound",
+        "peer_round_trip",
+        "peers",
         "pool_backends",
         "quic_black_holes",
         "quic_bytes_lost",
@@ -138,6 +143,32 @@ class ProxyMetrics:
             "qproxy_quic_strays_total",
             "UDP datagrams that came to another worker than their connection's, by what became of them (sent, received, dropped)",
             ("result",),
+        )
+        self.envelopes = counter(
+            "qproxy_envelopes_total",
+            "Envelopes of other instances and the tier that were opened (in), and sealed (out), by kind (datagram, answer, hello)",
+            ("direction", "kind"),
+        )
+        self.envelopes_refused = counter(
+            "qproxy_envelopes_refused_total",
+            "Envelopes that came to nothing: cut off (short), of another version or epoch, forged, malformed, stale, replayed, of one "
+            "sender too many (full), for no listener, an answer to nothing (unasked), for a relay that is forgotten, "
+            "beyond what waits (unsent)",
+            ("reason",),
+        )
+        self.misrouted = counter(
+            "qproxy_misrouted_datagrams_total",
+            "UDP datagrams of other instances' connections, by what became of them: forwarded to theirs; passed_on, its answers; "
+            "over_budget, no_listener there, dropped; looped, through a relay to the wrong instance",
+            ("result",),
+        )
+        self.peers = gauge(
+            "qproxy_peers",
+            "Workers that know another instance so (ready, draining, overloaded, dead, unknown)",
+            ("peer", "server_id", "state"),
+        )
+        self.peer_round_trip = gauge(
+            "qproxy_peer_round_trip_seconds", "To another instance and back; the longest of all workers'", ("peer",)
         )
         self.quic_output = gauge("qproxy_quic_output_bytes", "Bytes of answers that wait for QUIC clients to take them", ("listener",))
         self.quic_ids_renewed = counter(

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList};
 use quiche::{ConnectionId, RetryConnectionIds};
 use slab::Slab;
 
@@ -40,6 +40,12 @@ const LARGEST: usize = 16 * 1024;
 
 /// The same where the link's MTU is unknown: Ethernet's, less the headers of IPv6 and UDP.
 const ETHERNET: usize = 1500 - 48;
+
+/// What an envelope adds to a datagram (`cluster/envelope.py`): by a relay, datagrams are to fit Ethernet with it.
+const ENVELOPE: usize = 100;
+
+/// Bytes set aside for relays, at which one call ends: what comes beyond is left for the next.
+const ASIDE: usize = 1024 * 1024;
 
 /// Local addresses whose link is remembered.
 const LINKS: usize = 1024;
@@ -92,6 +98,14 @@ impl Entry {
     fn waiting(&self) -> (usize, u64) {
         self.connection.http.as_ref().map_or((0, 0), Http3::waiting)
     }
+}
+
+/// Datagrams that leave by a relay.
+struct Aside {
+    data: Vec<u8>,
+    segment: usize,
+    from: SocketAddr,
+    to: SocketAddr,
 }
 
 /// Packets that wait for the socket.
@@ -184,8 +198,13 @@ pub struct Endpoint {
     /// Datagrams from another IP address than their client's, where clients may not change theirs.
     #[pyo3(get)]
     moves_refused: u64,
-    /// Which datagrams that no connection has may be another worker's.
+    /// Which datagrams that no connection has may be another's.
     strays: packets::Strays,
+    /// Some connection may have a path by a relay.
+    relaying: bool,
+    /// What leaves by a relay.
+    aside: Vec<Aside>,
+    aside_bytes: usize,
 }
 
 #[pymethods]
@@ -238,6 +257,9 @@ impl Endpoint {
             migration: setting(settings, "migration")?,
             moves_refused: 0,
             strays: packets::Strays::default(),
+            relaying: false,
+            aside: Vec::new(),
+            aside_bytes: 0,
             holds_of_gone: 0,
         })
     }
@@ -293,6 +315,7 @@ impl Endpoint {
             let mut data: Vec<u8> = datagram.getattr("data")?.extract()?;
             let from = socket_address(&datagram.getattr("peer")?)?;
             let to = socket_address(&datagram.getattr("local")?)?;
+            self.relaying |= is_relayed(to.ip());
             self.on_datagram(py, &mut data, from, to)?;
         }
         self.collect_touched(py)?;
@@ -348,6 +371,9 @@ impl Endpoint {
     fn transmit_fd(&mut self, py: Python<'_>, fd: RawFd, now: f64) -> PyResult<bool> {
         self.begin(now);
         loop {
+            if self.relaying {
+                self.set_aside();
+            }
             let outgoing = &mut self.outgoing;
             if outgoing.done < outgoing.bursts.len() {
                 outgoing.done += self.sender.send(fd, &outgoing.bursts[outgoing.done..], &outgoing.arena);
@@ -357,7 +383,7 @@ impl Endpoint {
             }
             outgoing.clear();
             self.generate(py)?;
-            if self.outgoing.bursts.is_empty() {
+            if self.outgoing.bursts.is_empty() || self.aside_bytes >= ASIDE {
                 return Ok(true);
             }
         }
@@ -511,9 +537,20 @@ impl Endpoint {
         self.entries.iter().filter(|(_, entry)| entry.renewing || entry.generation != self.generation).count()
     }
 
-    /// Ask `stray` about datagrams for connection IDs that end in one of these slots, in forms of (configuration ID, bytes).
-    fn watch_strays(&mut self, slots: Vec<u8>, forms: Vec<(u8, usize)>) {
-        self.strays = packets::Strays { slots, forms };
+    /// Ask `stray` about datagrams for connection IDs that end in one of these slots, in forms of (configuration ID, bytes), and about
+    /// all of the forms `named`.
+    fn watch_strays(&mut self, slots: Vec<u8>, forms: Vec<(u8, usize)>, named: Vec<(u8, usize)>) {
+        self.strays = packets::Strays { slots, forms, named };
+    }
+
+    /// See `seam.FastEndpoint`.
+    fn take_relayed<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let taken = PyList::empty(py);
+        for one in self.aside.drain(..) {
+            taken.append((PyBytes::new(py, &one.data), one.segment, python::address(one.to), python::address(one.from)))?;
+        }
+        self.aside_bytes = 0;
+        Ok(taken)
     }
 
     /// Answer new connection attempts with `CONNECTION_REFUSED` from now on.
@@ -681,6 +718,9 @@ impl Endpoint {
         }
         if self.links.len() >= LINKS {
             self.links.clear();
+        }
+        if is_relayed(local) {
+            return ETHERNET - ENVELOPE;
         }
         let headers = if local.is_ipv6() { 48 } else { 28 };
         let largest = link_mtu(local).map_or(ETHERNET, |mtu| mtu.saturating_sub(headers).clamp(MIN_DATAGRAM, LARGEST));
@@ -865,6 +905,25 @@ impl Endpoint {
         Ok(true)
     }
 
+    /// Keep what leaves by a relay for `take_relayed`. Nothing of it was ever given to the sender, so none of it is half sent.
+    fn set_aside(&mut self) {
+        let Outgoing { arena, bursts, done, .. } = &mut self.outgoing;
+        if !bursts[*done..].iter().any(|burst| is_relayed(burst.from.ip())) {
+            return;
+        }
+        let mut at = 0;
+        bursts.retain(|burst| {
+            let relayed = at >= *done && is_relayed(burst.from.ip());
+            at += 1;
+            if relayed {
+                self.aside_bytes += burst.range.len();
+                let data = arena[burst.range.clone()].to_vec();
+                self.aside.push(Aside { data, segment: burst.segment, from: burst.from, to: burst.to });
+            }
+            !relayed
+        });
+    }
+
     /// After a connection's packets were written: forget it, come back to it, or wait for its next deadline.
     fn settle(&mut self, slot: usize, whole: bool) {
         let Some(entry) = self.entries.get_mut(slot) else { return };
@@ -996,6 +1055,11 @@ fn keep_alive(settings: &Bound<'_, PyDict>) -> PyResult<Option<KeepAlive>> {
     let seconds: f64 = setting(settings, "keep_alive")?;
     let interval = Duration::try_from_secs_f64(seconds).map_err(|error| PyValueError::new_err(error.to_string()))?;
     Ok((seconds > 0.0).then_some(KeepAlive { interval, idle: setting(settings, "keep_alive_idle")? }))
+}
+
+/// Whether a local address stands for a relay: 100::/64 is nobody's (RFC 6666).
+fn is_relayed(local: IpAddr) -> bool {
+    matches!(local, IpAddr::V6(ip) if ip.octets()[..8] == [1, 0, 0, 0, 0, 0, 0, 0])
 }
 
 fn slot_of(handle: u64) -> usize {

@@ -76,20 +76,22 @@ pub fn is_short(data: &[u8]) -> bool {
     data.first().is_some_and(|first| first & 0xc0 == 0x40)
 }
 
-/// What tells that a datagram may be another worker's: the slot at the end of the connection ID that it is for.
+/// What tells that a datagram may be another worker's, by the slot at the end of the connection ID that it is for, or another instance's.
 #[derive(Default)]
 pub struct Strays {
     /// Of the other workers.
     pub slots: Vec<u8>,
     /// (Configuration ID, bytes) of connection IDs with a slot; opaque ones tell their length.
     pub forms: Vec<(u8, usize)>,
+    /// The same of connection IDs that name a server; empty where there are no other instances.
+    pub named: Vec<(u8, usize)>,
 }
 
 impl Strays {
     /// For all but a few of the datagrams that are not, false at once; the rest is for who knows our connection IDs.
     #[must_use]
     pub fn may_be(&self, data: &[u8]) -> bool {
-        if self.slots.is_empty() {
+        if self.slots.is_empty() && self.named.is_empty() {
             return false;
         }
         let cid = match data.first() {
@@ -100,7 +102,10 @@ impl Strays {
         let Some((cid, first)) = cid.and_then(|cid| Some((cid, *cid.first()?))) else { return false };
         let ends = |length: usize| cid.get(length - 1).is_some_and(|slot| self.slots.contains(slot));
         let unroutable = first >> 5 == 0b111 && ends(1 + usize::from(first & 0b11111));
-        unroutable || self.forms.iter().any(|(config, length)| first >> 5 == *config && ends(*length))
+        let whole = |length: usize| if data[0] & 0x80 == 0 { cid.len() >= length } else { cid.len() == length };
+        unroutable
+            || self.forms.iter().any(|(config, length)| first >> 5 == *config && ends(*length))
+            || self.named.iter().any(|(config, length)| first >> 5 == *config && whole(*length))
     }
 }
 
@@ -162,7 +167,7 @@ mod tests {
 
     #[test]
     fn what_may_be_another_workers_ends_in_its_slot() {
-        let strays = Strays { slots: vec![2, 9], forms: vec![(0, 4), (3, 6)] };
+        let strays = Strays { slots: vec![2, 9], forms: vec![(0, 4), (3, 6)], named: Vec::new() };
         for (data, may_be) in [
             (&b"\x40\x03ab\x09rest"[..], true),
             (b"\x40\x03ab\x08rest", false),

@@ -71,19 +71,25 @@ class Peers:
     """All of them. *own* is our server ID: an address where it answers is our own. *rate* is of datagrams a second to each."""
 
     def __init__(self, own: bytes, rate: int) -> None:
-        self._rate = rate
+        self.rate = rate
+        """Of those that come from now on."""
         self.own = own
         self._by_address: dict[Address, Peer] = {}
         self._by_server_id: dict[bytes, Peer] = {}
+        self._grew_at = 0.0
+        self.wanted = False
+        """Whether there are to be any, be their addresses known or not."""
         self.left_out = 0
         """Addresses beyond ``MAX_PEERS``."""
 
-    def replace(self, addresses: Iterable[Address]) -> None:
+    def replace(self, addresses: Iterable[Address], now: float) -> None:
         """These are the addresses from now on; what is known of those that stay is kept."""
         wanted = list(dict.fromkeys(addresses))
         self.left_out = max(0, len(wanted) - MAX_PEERS)
         before = self._by_address
-        self._by_address = {address: before.get(address) or Peer(address, self._rate) for address in wanted[:MAX_PEERS]}
+        if not before.keys() >= set(wanted):
+            self._grew_at = now
+        self._by_address = {address: before.get(address) or Peer(address, self.rate) for address in wanted[:MAX_PEERS]}
         self._by_server_id = {
             server_id: peer for server_id, peer in self._by_server_id.items() if self._by_address.get(peer.address) is peer
         }
@@ -117,3 +123,8 @@ class Peers:
         """The peer of this server ID; None where there is none, or it is dead."""
         peer = self._by_server_id.get(server_id)
         return peer if peer is not None and peer.lives(now) else None
+
+    def is_gone(self, server_id: bytes, now: float) -> bool:
+        """Whether nobody has this server ID: it is dead, or unknown although all have had time to say theirs."""
+        peer = self._by_server_id.get(server_id)
+        return not peer.lives(now) if peer is not None else now - self._grew_at >= DEAD_AFTER

@@ -52,6 +52,8 @@ def in_use(old: Configuration, new: Configuration, workers: int) -> Configuratio
     server["workers"] = workers
     if isinstance(new.server.health, ServerHealth):
         server["health"] = new.server.health.model_copy(update={"address": _health_address(old)})
+    if new.server.cluster is not None:
+        server["cluster"] = new.server.cluster.model_copy(update={"address": _envelopes(old)})
     l4 = tuple(_as_bound(listener, new) for listener in old.l4)
     return replace(new, l4=l4, server=new.server.model_copy(update=server), state=old.state, qlog_folder=old.qlog_folder)
 
@@ -85,6 +87,8 @@ def outside(old: Configuration, new: Configuration) -> list[str]:
     if old.keys != new.keys:
         before, after = _epochs(old.keys), _epochs(new.keys)
         lines.append(f"cluster.keys: {before} -> {after}{', with other keys' if before == after else ''}")
+    if _peers(old) != _peers(new):
+        lines.append("cluster.peers changed")
     if old.server.watch != new.server.watch:
         lines.append(f"watch {'on' if new.server.watch else 'off'}")
     return lines
@@ -101,6 +105,7 @@ def needing_restart(old: Configuration, new: Configuration) -> list[str]:
     lines += ["admin address changed"] if before.admin != after.admin else []
     lines += ["state folder changed"] if old.state != new.state else []
     lines += ["health.address changed"] if _health_address(old) != _health_address(new) else []
+    lines += ["cluster.address changed"] if _envelopes(old) != _envelopes(new) else []
     for name in NEEDS_RESTART:
         one, other = getattr(before, name), getattr(after, name)
         if name in {"listeners", "admin", "state"} or one == other:
@@ -143,6 +148,16 @@ def _l4_change(old: Tier, new: Tier) -> str:
 def _ways(listener: Tier) -> object:
     each = listener.instances
     return each.envelope_port, dict(each.envelope_ports), dict(each.server_ids), each.nonce
+
+
+def _envelopes(configuration: Configuration) -> Address | None:
+    cluster = configuration.server.cluster
+    return cluster.address if cluster is not None else None
+
+
+def _peers(configuration: Configuration) -> object:
+    cluster = configuration.server.cluster
+    return (cluster.peers, cluster.forward_rate) if cluster is not None and cluster.peers else None
 
 
 def _listeners(server: Server) -> dict[str, list[Listener]]:

@@ -9,7 +9,7 @@ from proxy.config.model_base import SWITCH, Model
 from proxy.config.model_l4 import L4Listener
 from proxy.config.model_pool import Pool
 from proxy.config.model_site import Health, Site, health_switch
-from proxy.config.names import CidKey, FieldName, FileName, KeyText, Name, Nameserver, Network, ServerId, SocketAddress
+from proxy.config.names import CidKey, FieldName, FileName, KeyText, Name, Nameserver, Network, Place, ServerId, SocketAddress
 from proxy.config.units import Duration, DurationOrOff, Size, SizeOrOff, is_off, says
 
 
@@ -50,7 +50,7 @@ class Listener(Model):
 
 
 class Admin(Model):
-    """The admin listener: /metrics, /health, /pools and /config."""
+    """The admin listener: /metrics, /health, /pools, /peers and /config."""
 
     address: SocketAddress = ("127.0.0.1", 9090)
     """IP address and port. Whoever reaches it may read how the proxy runs, and nothing else."""
@@ -145,6 +145,24 @@ class Cluster(Model):
     """File with the keys, as ``qproxy keygen`` writes it."""
     key: KeyText | None = Field(default=None, repr=False)
     """The same text, in the place of a file: ``${CLUSTER_KEY}``."""
+
+    address: SocketAddress | None = None
+    """Where this instance hears the others, and an L4 tier in front: an IP address and a UDP port of its own, which no client needs to
+    reach. Default: nowhere. A change needs a restart."""
+    peers: list[Place] = Field(default_factory=list, max_length=1000)
+    """The ``address`` of each other instance, so that a client's datagram which came to the wrong one goes to the right one. A host name
+    stands for all of its addresses and is looked up again, as ``dns`` says; this instance may be among them. It takes
+    ``quic.connection_ids``, by which instances know whose it is. See docs/explanation/how-datagrams-find-their-instance.md."""
+    forward_rate: int = Field(default=10_000, ge=1, le=10_000_000)
+    """Datagrams a second that each worker sends on to a peer at most; the rest is dropped."""
+
+    @model_validator(mode="after")
+    def _heard(self) -> "Cluster":
+        if self.peers and self.address is None:
+            raise says("'peers' stands without 'address'; expected both: what they answer has to come somewhere", "peers")
+        if self.address is not None and not self.address[1]:
+            raise says("port 0 would be another one at each start; expected a port that the others know", "address")
+        return self
 
     @model_validator(mode="after")
     def _one(self) -> "Cluster":
@@ -450,6 +468,18 @@ class Server(Model):
         if self.quic.connection_ids is not None:
             self.quic.connection_ids.suit(self.workers)
             self.quic.connection_ids.suit_keys(shared=self.cluster is not None)
+        return self
+
+    @model_validator(mode="after")
+    def _finds_peers(self) -> "Server":
+        cluster = self.cluster
+        if cluster is None or cluster.address is None:
+            return self
+        if cluster.peers and self.quic.connection_ids is None:
+            text = "'peers' has no effect without server.quic.connection_ids, which name the instance that a datagram is for"
+            raise says(text, "cluster", "peers")
+        if any("h3" in listener.protocols and listener.address[1] == cluster.address[1] for listener in self.listeners):
+            raise says("a listener has this UDP port; expected another one, that no client needs to reach", "cluster", "address")
         return self
 
     @model_validator(mode="after")

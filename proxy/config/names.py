@@ -46,6 +46,21 @@ def parse_address(value: object) -> Address:
     return str(address), int(port)
 
 
+def parse_place(value: object) -> Address:
+    """``10.0.0.12:8444``, ``[2001:db8::12]:8444`` or ``instances.example.com:8444``."""
+    expected = "an IP address or a host name, and a port, such as 10.0.0.12:8444 or instances.internal:8444"
+    text = text_of(value, expected)
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536:
+        raise wrong(expected)
+    if host.startswith("[") or _is_address(host):
+        return parse_address(text)
+    host = host.lower().removesuffix(".")
+    if not _is_host(host) or host[-1:].isdigit():
+        raise wrong(expected)
+    return host, int(port)
+
+
 def parse_nameserver(value: object) -> str:
     """``10.0.0.53``, ``10.0.0.53:5353`` or ``[2001:db8::53]:53``; gives it with its port."""
     expected = "the IP address of a nameserver, with or without a port, such as 10.0.0.53 or [2001:db8::53]:53"
@@ -395,6 +410,7 @@ def _is_address(text: str) -> bool:
 
 SocketAddress = Annotated[Address, *as_text(parse_address, "IP address and port", examples=["0.0.0.0:8443", "[::]:8443"])]
 InstanceAddress = Annotated[str, *as_text(parse_instance, "address of an instance", examples=["10.0.0.11:8443", "instances.internal:8443"])]
+Place = Annotated[Address, *as_text(parse_place, "host and port", examples=["10.0.0.12:8444", "instances.internal:8444"])]
 Nameserver = Annotated[str, *as_text(parse_nameserver, "nameserver", examples=["10.0.0.53", "[2001:db8::53]:53"])]
 Network = Annotated[str, *as_text(parse_network, "network", examples=["10.0.0.0/8"])]
 HostName = Annotated[str, *as_text(parse_host, "host name", examples=["a.example.com", "*.example.com"])]

@@ -94,6 +94,7 @@ class Admin:
             "/metrics": self._metrics,
             "/health": self._health,
             "/pools": self._pools,
+            "/peers": self._peers,
             "/config": self._config,
             "/config/changes": self._changes,
         }
@@ -135,7 +136,7 @@ class Admin:
         try:
             return await handler(request)
         except web.HTTPNotFound:
-            return _error(404, "there are /metrics, /health, /pools, /config and /config/changes")
+            return _error(404, "there are /metrics, /health, /pools, /peers, /config and /config/changes")
         except web.HTTPMethodNotAllowed as refusal:
             return _error(405, "the admin API can only be read", {"Allow": ", ".join(sorted(refusal.allowed_methods))})
         except web.HTTPException as refusal:
@@ -196,6 +197,19 @@ class Admin:
             "addresses": None if found is None else found.addresses,
             "dns": None if found is None else found.words,
         }
+
+    async def _peers(self, _request: web.Request) -> web.Response:
+        """As the workers' metrics have it: each of them finds out for itself."""
+        known = {reading.name: reading.values for reading in await self._views.readings()}
+        trips = dict(known.get("qproxy_peer_round_trip_seconds", ()))
+        peers: dict[str, dict[str, Any]] = {}
+        for (address, server_id, state), workers in known.get("qproxy_peers", ()):
+            if not workers:
+                continue
+            peer = peers.setdefault(address, {"peer": address, "server_id": "", "workers": {}, "round_trip": trips.get((address,))})
+            peer["server_id"] = server_id or peer["server_id"]
+            peer["workers"][state] = int(workers)  # type: ignore[arg-type]  # a gauge has numbers
+        return _json({"peers": [peers[address] for address in sorted(peers)]})
 
     async def _config(self, _request: web.Request) -> web.Response:
         status = self._views.config()

@@ -11,7 +11,15 @@ from proxy.control.metrics import Reading, Value
 Labels = tuple[str, ...]
 
 LARGEST = frozenset(
-    {"server_up", "qproxy_config_generation", "qproxy_load", "qproxy_quic_retry", "qproxy_dns_answer_age_seconds", "qproxy_dns_names"}
+    {
+        "server_up",
+        "qproxy_config_generation",
+        "qproxy_load",
+        "qproxy_quic_retry",
+        "qproxy_dns_answer_age_seconds",
+        "qproxy_dns_names",
+        "qproxy_peer_round_trip_seconds",
+    }
 )
 """Gauges of which the largest says it for all; those that are not SMALLEST either are added up."""
 

@@ -7,7 +7,7 @@ no partial-write loop exists above an engine.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from proxy.engine.events import Event
 from proxy.engine.quic.ids import Routable
@@ -182,6 +182,25 @@ Tracer: TypeAlias = Callable[[Address, bytes], TraceSink | None]
 """Client's address and original destination connection ID of a connection that begins, to where its trace goes; None: nowhere."""
 
 
+class Others(Protocol):
+    """The other instances of the service, by the server ID in their connection IDs."""
+
+    def lives(self, server_id: bytes) -> bool:
+        """Whether that one is there: its datagrams are kept for it."""
+
+    def is_gone(self, server_id: bytes) -> bool:
+        """Whether it is known that nobody is: its clients are told so. Neither is true where that can't be said yet."""
+
+
+class Foreign(NamedTuple):
+    """A datagram for a connection of another instance."""
+
+    server_id: bytes
+    slot: int | None
+    """Of the worker there, where the connection ID names it."""
+    datagram: Datagram
+
+
 class Endpoint(Protocol):
     """All QUIC connections of one UDP listener, HTTP/3 on each: the verbs of ``Connection`` with (connection, stream)."""
 
@@ -199,6 +218,16 @@ class Endpoint(Protocol):
 
     def take_strays(self) -> list[tuple[int, Datagram]]:
         """Datagrams of other workers' connections, a bounded number, with the slots that they name. Cheap when there are none."""
+
+    others: Others | None
+    """The other instances; None at first. What no connection here has and names one that lives is not answered, but kept for
+    ``take_foreign``; but for first packets and 0-RTT packets, whose connection ID is the client's own."""
+
+    def receive_relayed(self, datagrams: Sequence[Datagram], now: float) -> list[tuple[Handle, Event]]:
+        """``receive`` with datagrams that came through a relay: what is another instance's goes no further, and is not answered."""
+
+    def take_foreign(self) -> list[Foreign]:
+        """Datagrams of other instances' connections, a bounded number. Cheap when there are none."""
 
     def take_datagrams(self, now: float) -> list[Transmit]:
         """Datagrams to send now, of all connections with something to send, each bounded by congestion control and pacing."""
@@ -288,7 +317,11 @@ class Endpoint(Protocol):
 
     @property
     def strays_dropped(self) -> int:
-        """Datagrams so far of other workers' connections that came beyond a bound, or were handed over to the wrong one."""
+        """Datagrams so far of others' connections that came beyond a bound, or were handed over to the wrong worker."""
+
+    @property
+    def looped(self) -> int:
+        """Datagrams so far that came through a relay and are of another instance."""
 
 
 class FastEndpoint(Endpoint, Protocol):
@@ -308,6 +341,12 @@ class FastEndpoint(Endpoint, Protocol):
 
     def receive_fd(self, fd: int, now: float) -> list[tuple[Handle, Event]]:
         """Read what has come, a bounded number, and handle it. Never raises on hostile input, nor on an error of the socket."""
+
+    def take_relayed(self) -> list[tuple[bytes, int, Address, Address]]:
+        """What ``transmit_fd`` did not write, since it leaves by a relay: its local address is in 100::/64 (``cluster/relays.py``).
+
+        (datagrams, bytes of each but for the last which may have less, peer, local). Cheap when there are none.
+        """
 
     def transmit_fd(self, fd: int, now: float) -> bool:
         """Send what may be sent now. False when the socket is full: what is left is kept, call again when it is writable.

@@ -160,7 +160,7 @@ class Tier:
             # Those that are gone have flows still, for as long as they answer.
             own.udp.targets = {**{name: own.udp.targets[name] for name in list(own.udp.targets)[-MAX_PEERS:]}, **targets}
             own.udp.sources = {**{at: own.udp.sources[at] for at in list(own.udp.sources)[-MAX_PEERS:]}, **sources}
-        self._peers.replace(wanted)
+        self._peers.replace(wanted, self._means.clock())
         self._name()
 
     def _name(self) -> None:

@@ -4,12 +4,19 @@
 read and write the descriptor by itself. Neither knows the event loop: the listener says when the socket is readable or writable.
 """
 
-from typing import Protocol, TypeGuard
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeAlias, TypeGuard
 
+from proxy.cluster.envelope import MAX_SEGMENTS
+from proxy.cluster.relays import is_relayed
 from proxy.engine.events import Event
-from proxy.engine.seam import Endpoint, FastEndpoint, Handle
+from proxy.engine.seam import Endpoint, FastEndpoint, Handle, Transmit
 from proxy.listen.udp_socket import UdpSocket
+from proxy.message import Address
 from proxy.observe import Log
+
+Answer: TypeAlias = Callable[[list[tuple[bytes, int, Address, Address]]], None]
+"""Takes what leaves by relays, as ``FastEndpoint.take_relayed`` gives it."""
 
 BATCH = 64
 """Datagrams read before the engine works on them: enough to save calls, few enough to stay fair to TCP."""
@@ -17,6 +24,9 @@ BATCH = 64
 
 class Datagrams(Protocol):
     """How datagrams get from the socket to the engine and back."""
+
+    answer: Answer | None
+    """Where relays are; None: there are none."""
 
     @property
     def received(self) -> int:
@@ -41,6 +51,7 @@ class Portable:
         self._socket = sock
         self._log = log
         self.received = 0
+        self.answer: Answer | None = None
 
     @property
     def sent(self) -> int:
@@ -59,6 +70,9 @@ class Portable:
         failed = sock.failed
         done = sock.send()
         while done and (datagrams := endpoint.take_datagrams(now)):
+            if self.answer is not None and any(is_relayed(datagram.local) for datagram in datagrams):
+                self.answer(bursts_of(datagram for datagram in datagrams if is_relayed(datagram.local)))
+                datagrams = [datagram for datagram in datagrams if not is_relayed(datagram.local)]
             sock.queue(datagrams)
             done = sock.send()
         if sock.failed != failed:
@@ -72,6 +86,7 @@ class Fast:
     def __init__(self, endpoint: FastEndpoint, descriptor: int) -> None:
         self._endpoint = endpoint
         self._descriptor = descriptor
+        self.answer: Answer | None = None
 
     @property
     def received(self) -> int:
@@ -89,9 +104,27 @@ class Fast:
 
     def transmit(self, now: float) -> bool:
         """As the engine does it."""
-        return self._endpoint.transmit_fd(self._descriptor, now)
+        done = self._endpoint.transmit_fd(self._descriptor, now)
+        while self.answer is not None and (bursts := self._endpoint.take_relayed()):
+            self.answer(bursts)
+            done = self._endpoint.transmit_fd(self._descriptor, now)
+        return done
 
 
 def is_fast(endpoint: Endpoint) -> TypeGuard[FastEndpoint]:
     """Whether *endpoint* can do its own I/O."""
     return hasattr(endpoint, "receive_fd") and hasattr(endpoint, "transmit_fd")
+
+
+def bursts_of(transmits: Iterable[Transmit]) -> list[tuple[bytes, int, Address, Address]]:
+    """Neighbours of one size, from one address to one other, joined: as ``FastEndpoint.take_relayed`` gives them."""
+    bursts: list[tuple[list[bytes], int, Address, Address]] = []
+    for transmit in transmits:
+        data = transmit.data
+        if bursts:
+            parts, size, peer, local = bursts[-1]
+            if peer == transmit.peer and local == transmit.local and len(data) <= size == len(parts[-1]) and len(parts) < MAX_SEGMENTS:
+                parts.append(data)
+                continue
+        bursts.append(([data], len(data), transmit.peer, transmit.local))
+    return [(b"".join(parts), size, peer, local) for parts, size, peer, local in bursts]

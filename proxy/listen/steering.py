@@ -28,6 +28,9 @@ LEAST = 26
 _NETWORK = 0x100000000 - 0x100000
 """Offset of the IP header (SKF_NET_OFF, linux/filter.h), as 32 bits."""
 
+_STEER = 2
+"""Where an envelope has its steer, in two octets."""
+
 _SHORT, _LONG = 1, 6
 """Where the destination connection ID begins: behind the first octet, or behind version and length too."""
 
@@ -103,6 +106,22 @@ class Steering:
         text.add(_XOR_X)
         text.add(_MUL, third)
         text.add(_RSH, 16)
+        text.add(_MOD, len(self.accepting))
+        text.choose(list(enumerate(self.live[slot] for slot in sorted(self.accepting))))
+        text.add(_RETURN, self.live[min(self.accepting)])
+        return text.assembled()
+
+    def envelope_program(self) -> bytes:
+        """The same for the port of envelopes, whose *steer* is a slot, or a hash for who takes new connections."""
+        text = _Text()
+        text.add(_LD_LENGTH)
+        text.unless(_AT_LEAST, _STEER + 2, "hash")
+        text.add(_LD_HALF, _STEER)
+        text.unless(_AT_LEAST, SLOTS, "slot")
+        text.jump("hash")
+        text.label("slot")
+        text.choose(sorted(self.live.items()))
+        text.label("hash")
         text.add(_MOD, len(self.accepting))
         text.choose(list(enumerate(self.live[slot] for slot in sorted(self.accepting))))
         text.add(_RETURN, self.live[min(self.accepting)])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TypeAlias
 
+from proxy.cluster.relays import is_relayed
 from proxy.counters import Cell
 from proxy.early import EarlyRequests
 from proxy.engine.events import (
@@ -24,12 +25,13 @@ from proxy.engine.events import (
     RequestHead,
 )
 from proxy.engine.quic.ids import Routable
-from proxy.engine.seam import LOW_WATER, Endpoint, Handle
+from proxy.engine.seam import LOW_WATER, Datagram, Endpoint, Handle, Transmit
 from proxy.errors import Reset
 from proxy.listen.age import begin_age
 from proxy.listen.batch import joined
 from proxy.listen.client import ClientStreams
 from proxy.listen.datagrams import BATCH, Datagrams, Fast, Portable, is_fast
+from proxy.listen.envelopes import Envelopes
 from proxy.listen.handover import Handover
 from proxy.listen.limits import AcceptLimits
 from proxy.listen.totals import Totals
@@ -41,6 +43,9 @@ from proxy.sni import TlsProfile
 
 RENEWALS = 32
 """Connections that are given other connection IDs at once, after a change of their form: some ms, with their packets."""
+
+MAX_PASSED_ON = 4096
+"""Datagrams of other instances that wait for a full socket; what comes beyond is dropped, and loss detection deals with it."""
 
 RENEW_EVERY = 0.01
 """Seconds between such turns: 10,000 connections are done in a few seconds, beside their requests."""
@@ -154,6 +159,7 @@ class UdpListener:
             Fast(self.endpoint, sock.fileno()) if is_fast(self.endpoint) else Portable(self.endpoint, self._socket, services.log)
         )
         self._handover: Handover | None = None
+        self._envelopes: Envelopes | None = None
         self._counted_in = self._counted_out = 0
         self._totals = Totals()
         self._asking = self.endpoint.first_packets(services.clock()).asking
@@ -182,7 +188,10 @@ class UdpListener:
         if (handover := self._handover) is not None:
             tell(meters.quic_strays.cell("sent"), handover.sent)
             tell(meters.quic_strays.cell("received"), handover.received)
-            tell(meters.quic_strays.cell("dropped"), handover.dropped + endpoint.strays_dropped)
+            tell(meters.quic_strays.cell("dropped"), handover.dropped)
+        if handover is not None or self._envelopes is not None:
+            tell(meters.quic_strays.cell("dropped"), endpoint.strays_dropped)
+            tell(meters.misrouted.cell("looped"), endpoint.looped)
         first = endpoint.first_packets(self.services.clock())
         tell(meters.quic_retries.cell(), first.retries)
         meters.quic_retry.cell(self.listener.name).value = float(first.asking)
@@ -248,9 +257,50 @@ class UdpListener:
         """
         self.endpoint.siblings = siblings
 
-    def _hand_over(self, handover: Handover) -> None:
+    def _hand_over(self) -> None:
         for slot, datagram in self.endpoint.take_strays():
-            handover.send(slot, datagram)
+            if self._envelopes is not None and is_relayed(datagram.local):
+                self._envelopes.hand_over(slot, datagram)
+            elif self._handover is not None:
+                self._handover.send(slot, datagram)
+
+    # Other instances
+
+    def join(self, envelopes: Envelopes) -> None:
+        """Send to other instances what is theirs, and answer through relays those who came by them."""
+        self._envelopes = envelopes
+        self._datagrams.answer = envelopes.answer
+        self.endpoint.others = envelopes if envelopes.peers.wanted else None
+
+    @property
+    def port(self) -> int:
+        """See ``envelopes.Ends``, as for the next three."""
+        return self.listener.address[1]
+
+    def has(self, local: Address) -> bool:
+        """Whether *local* is an address of the socket."""
+        host, port = self.listener.address
+        return port == local[1] and host in {local[0], "0.0.0.0", "::"}  # noqa: S104  # compared with, not bound to
+
+    def take_relayed(self, datagrams: Sequence[Datagram], *, handed_over: bool) -> None:
+        """What came through relays."""
+        try:
+            receive = self.endpoint.receive_strays if handed_over else self.endpoint.receive_relayed
+            events = receive(datagrams, self.services.clock())
+            self._hand_over()
+            self._deliver(events)
+        except Exception as error:  # the listener outlives a fault of its engine
+            self.services.log.exception("the QUIC endpoint failed on a datagram", exc_info=error)
+        self._flush()
+
+    def pass_on(self, datagrams: Sequence[Transmit]) -> int:
+        """To clients that another instance answers."""
+        if self._closed or len(self._socket) + len(datagrams) > MAX_PASSED_ON:
+            return len(datagrams)
+        self._socket.queue(datagrams)
+        if not self._socket.send():
+            self._wait_for_room(wait=True)
+        return 0
 
     def _handed_over(self) -> None:
         assert self._handover is not None
@@ -267,7 +317,9 @@ class UdpListener:
         try:
             events = self._datagrams.receive(self.services.clock())
             if self._handover is not None:
-                self._hand_over(self._handover)
+                self._hand_over()
+            if self._envelopes is not None and (foreign := self.endpoint.take_foreign()):
+                self._envelopes.forward(foreign, self)
             self._deliver(events)
         except Exception as error:  # the listener outlives a fault of its engine
             self.services.log.exception("the QUIC endpoint failed on a datagram", exc_info=error)
@@ -396,14 +448,20 @@ class UdpListener:
     def _send(self) -> bool:
         """False when the socket is full; it tells when there is room again."""
         done = self._datagrams.transmit(self.services.clock())
+        if self._socket and done:  # what ``pass_on`` left
+            done = self._socket.send()
         self._count()
-        if done == self._waits_for_room:
-            self._waits_for_room = not done
-            if done:
-                self._loop.remove_writer(self._socket.fileno())
-            else:
-                self._loop.add_writer(self._socket.fileno(), self._flush)
+        self._wait_for_room(wait=not done)
         return done
+
+    def _wait_for_room(self, *, wait: bool) -> None:
+        if wait == self._waits_for_room:
+            return
+        self._waits_for_room = wait
+        if wait:
+            self._loop.add_writer(self._socket.fileno(), self._flush)
+        else:
+            self._loop.remove_writer(self._socket.fileno())
 
     def _count(self) -> None:
         """Several listeners share the counters."""

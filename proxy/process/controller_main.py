@@ -102,7 +102,7 @@ class _Main:
                 except PrivilegeError as error:
                     return complain(f"qproxy: {error}", EXIT_FAILURE)
             self._team = team
-            team.bound(bound["ports"], bound["workers"], bound["most"])
+            team.bound(bound["ports"][: len(team.snapshot.sockets)], bound["workers"], bound["most"])
             controller = self._controller = Controller(self._config, team.configuration, team, metrics, logs.events, naming)
             controller.reload_begins = lambda: self._supervisor.send({"op": "reloading"})
             controller.reload_ended = self._reload_ended
@@ -250,6 +250,7 @@ class _Main:
 def _listen_message(configuration: Configuration, team: RemoteTeam) -> dict[str, Any]:
     buffers: Buffers = udp_buffers(configuration)
     timeouts = configuration.server.timeouts
+    envelopes = configuration.server.cluster.address if configuration.server.cluster is not None else None
     return {
         "op": "listen",
         "listeners": [
@@ -261,7 +262,8 @@ def _listen_message(configuration: Configuration, team: RemoteTeam) -> dict[str,
                 "l4": isinstance(listener, L4Listener),
             }
             for listener in team.snapshot.sockets
-        ],
+        ]
+        + ([{"host": envelopes[0], "port": envelopes[1], "tcp": False, "udp": True, "envelopes": True}] if envelopes else []),
         "workers": workers_of(configuration),
         "slots": most_workers(),
         "connections": configuration.server.limits.connections,

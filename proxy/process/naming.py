@@ -8,6 +8,7 @@ from proxy.config.compile_l4 import addresses_of
 from proxy.config.load import Configuration
 from proxy.config.model_server import Dns
 from proxy.control.discovery import Discovery, names_of
+from proxy.control.instances import Instances
 from proxy.observe import Log, Metrics
 from proxy.snapshot import Pool
 from proxy.tasks import Tasks
@@ -22,6 +23,7 @@ class Naming:
 
     resolver: Resolver
     discovery: Discovery
+    instances: Instances
     patience: float
     """Seconds that a start or a reload waits for the first answers with backends."""
 
@@ -54,4 +56,4 @@ def make_naming(dns: Dns, log: Log, metrics: Metrics, tasks: Tasks) -> Naming:
     """As ``server.dns`` says."""
     source = Ares(dns.nameservers, dns.timeout)
     means = Means(log, metrics, tasks, time.monotonic, dns.timeout, dns.stale, dns.max_ttl)
-    return Naming(Resolver(source, means), Discovery(source, means), dns.timeout)
+    return Naming(Resolver(source, means), Discovery(source, means), Instances(source, means), dns.timeout)

@@ -20,7 +20,8 @@ BANKS = 2
 Address: TypeAlias = tuple[str, int]
 Inherited: TypeAlias = dict[tuple[str, str, int], socket.socket]
 Wanted: TypeAlias = Mapping[str, Any]
-"""A listener: ``host``, ``port``, whether ``tcp`` and ``udp``, and whether it is of the L4 tier (``l4``)."""
+"""A listener: ``host``, ``port``, whether ``tcp`` and ``udp``, whether it is of the L4 tier (``l4``), and whether it is the port of
+``envelopes`` rather than for clients."""
 
 
 class Ports:
@@ -30,6 +31,8 @@ class Ports:
         self._inherited = inherited
         self._tcp: dict[Address, list[socket.socket]] = {}
         self._udp: dict[Address, list[socket.socket]] = {}
+        self._envelopes: set[Address] = set()
+        """UDP addresses of envelopes between instances: steered by what they say, and otherwise like a listener's."""
         self._strays: dict[Address, list[tuple[socket.socket, socket.socket]]] = {}
         """For each UDP address, a receiving and a sending end for each slot."""
         self._by_source: set[Address] = set()
@@ -49,6 +52,8 @@ class Ports:
             address = (listener["host"], listener["port"])
             if listener["tcp"] and address not in self._tcp:
                 self._tcp[address] = self._bound("TCP", *address, self.bank_size, buffers)
+            if listener.get("envelopes"):
+                self._envelopes.add(address)
             if listener["udp"] and address not in self._udp:
                 self._udp[address] = self._bound("UDP", *address, BANKS * self.bank_size, buffers)
                 if listener.get("l4"):
@@ -101,11 +106,13 @@ class Ports:
         Raises OSError whose text says what would help.
         """
         if self._udp:
-            program = Steering({slot: slot for slot in live}, accepting, self._key, self._lengths).program()
+            steering = Steering({slot: slot for slot in live}, accepting, self._key, self._lengths)
+            program, of_envelopes = steering.program(), steering.envelope_program() if self._envelopes else b""
             by_source = by_source_program(sorted(accepting), self._key) if self._by_source else b""
             for address, group in self._udp.items():
+                of_listener = by_source if address in self._by_source else program
                 try:
-                    attach(group[0], by_source if address in self._by_source else program)
+                    attach(group[0], of_envelopes if address in self._envelopes else of_listener)
                 except OSError as error:
                     msg = f"the kernel can't give each worker its datagrams (SO_ATTACH_REUSEPORT_CBPF: {error.strerror})"
                     msg += "; it takes Linux 4.5, or 'workers: 1'"
@@ -139,6 +146,7 @@ class Ports:
             "tcp": [[*address, [sock.fileno() for sock in group]] for address, group in self._tcp.items()],
             "udp": [[*address, [sock.fileno() for sock in group]] for address, group in self._udp.items()],
             "by_source": [list(address) for address in self._by_source],
+            "envelopes": [list(address) for address in self._envelopes],
             "strays": [[*address, [[end.fileno() for end in pair] for pair in pairs]] for address, pairs in self._strays.items()],
         }
 
@@ -153,6 +161,7 @@ class Ports:
             for host, port, descriptors in known[name]:
                 group[host, port] = [_kept_socket(descriptor) for descriptor in descriptors]
         self._by_source = {(host, port) for host, port in known.get("by_source", [])}
+        self._envelopes = {(host, port) for host, port in known.get("envelopes", ())}
         for host, port, pairs in known["strays"]:
             self._strays[host, port] = [(_kept_socket(receiving), _kept_socket(sending)) for receiving, sending in pairs]
 

@@ -353,7 +353,8 @@ class Supervisor:
             if listener["udp"] and not listener.get("l4"):
                 ends, others = self._ports.strays_of(listener, slot)
                 child.tell("strays", ends, slots=others)
-        child.tell("place", descriptors, slot=slot, position=position, listeners=has)
+        envelopes = any(listener.get("envelopes") for listener in crew.listeners)  # its own port comes last
+        child.tell("place", descriptors, slot=slot, position=position, listeners=has, envelopes=envelopes)
         self._introduce(crew, position)
 
     def _introduce(self, crew: Crew, position: int, controller: Child | None = None, *, leaving: bool = False) -> None:

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from proxy.cluster.envelope import HASHED
+from proxy.cluster.peers import Peers
 from proxy.config.compile import adopt, compile_snapshot, with_port
 from proxy.config.connection_ids import connection_id_forms, keys_of
 from proxy.config.load import Configuration
@@ -32,6 +33,7 @@ from proxy.engine.seam import Endpoint, Handle
 from proxy.keys import Keyring, Purpose
 from proxy.listen.bind import Buffers
 from proxy.listen.descriptors import Descriptors
+from proxy.listen.envelopes import Envelopes
 from proxy.listen.handover import Handover
 from proxy.listen.limits import AcceptLimits
 from proxy.listen.shared_counts import SharedCounts
@@ -172,6 +174,7 @@ class Worker:
         """By position in the crew."""
         self._udp: list[UdpListener] = []
         self._tier: Tier | None = None
+        self._envelopes: Envelopes | None = None
         self.hurry = asyncio.Event()
         """Set: a drain is to end now."""
 
@@ -200,8 +203,11 @@ class Worker:
 
     # Start
 
-    async def open(self, stack: contextlib.AsyncExitStack, sockets: Iterable[Sockets]) -> None:
-        """Serve on *sockets*, one for each listener of the configuration, in its order; *stack* closes everything. Raises StartError."""
+    async def open(self, stack: contextlib.AsyncExitStack, sockets: Iterable[Sockets], envelopes: socket.socket | None = None) -> None:
+        """Serve on *sockets*, one for each listener of the configuration, in its order; *stack* closes everything. Raises StartError.
+
+        *envelopes* is the one of ``server.cluster.address``.
+        """
         stack.callback(self._presence.close)
         stack.push_async_callback(self.naming.close)
         stack.push_async_callback(self._tasks.close)
@@ -229,6 +235,9 @@ class Worker:
                 self._udp.append(udp)
             bound.append(listener)
         self._open_tier(stack, each)
+        if envelopes is not None:
+            stack.callback(envelopes.close)
+            self._begin_envelopes(stack, envelopes)
         self._own_tcp = len(self._tcp)
         stack.callback(self._close_lent)
         self._metrics.before_read.append(self._services.output.show)
@@ -270,6 +279,37 @@ class Worker:
         )
         self._tier = Tier(means)
         self._tier.open(stack, [(listener, each.tcp, each.udp) for listener, each in zip(bound, given, strict=True)])
+
+    def _begin_envelopes(self, stack: contextlib.AsyncExitStack, sock: socket.socket) -> None:
+        cluster = self._configuration.server.cluster
+        assert cluster is not None
+        assert cluster.address is not None
+        slot = self._place.slot if self._place is not None else None
+        peers = Peers(self._configuration.server_id or b"", cluster.forward_rate)
+        envelopes = self._envelopes = Envelopes(
+            sock, cluster.address, self._services, peers, self._envelope_keys(), epoch=self._epoch, slot=slot
+        )
+        stack.callback(envelopes.close)
+        self._metrics.before_read.append(envelopes.show)
+        self.naming.instances.changed = envelopes.know
+        self._find_peers()
+        envelopes.start(self._udp)
+
+    def _find_peers(self) -> None:
+        """Where the other instances are, and who we are to them, as configured now."""
+        if self._envelopes is None:
+            return
+        cluster = self._configuration.server.cluster
+        places = cluster.peers if cluster is not None else []
+        peers = self._envelopes.peers
+        peers.own, peers.wanted = self._configuration.server_id or b"", bool(places)
+        peers.rate = cluster.forward_rate if cluster is not None else peers.rate
+        self.naming.instances.follow(places)
+        for udp in self._udp:
+            udp.join(self._envelopes)
+
+    def _envelope_keys(self) -> dict[int, bytes]:
+        return {key.epoch: self._keys.derive(Purpose.ENVELOPE, key.epoch) for key in self._keys.keys.keys}
 
     def _close_lent(self) -> None:
         for tcp in self._tcp[self._own_tcp :]:
@@ -358,8 +398,14 @@ class Worker:
                 self._tier.lend(position, each)
 
     def share(self, handovers: Iterable[Handover], siblings: frozenset[int]) -> None:
-        """Hand over what is for other workers of the ports, and take what they hand over: one of *handovers* for each UDP listener."""
-        for udp, handover in zip(self._udp, handovers, strict=True):
+        """Hand over what is for other workers of the ports, and take what they hand over.
+
+        There is one of *handovers* for each UDP listener, and behind them one for the port of envelopes.
+        """
+        rest = list(handovers)
+        if self._envelopes is not None:
+            self._envelopes.share(rest.pop())
+        for udp, handover in zip(self._udp, rest, strict=True):
             udp.share(handover, siblings)
 
     def know(self, siblings: frozenset[int]) -> None:
@@ -398,6 +444,8 @@ class Worker:
         if before != self._epoch:
             self._log.info("another key of the cluster seals", epoch=self._epoch, before=before)
         self._services.secret = self._keys.derive(Purpose.HASH, self._epoch)
+        if self._envelopes is not None:
+            self._envelopes.use(self._envelope_keys(), self._epoch)
         forms = connection_id_forms(self._configuration, self._keys, now)
         for udp in self._udp:
             udp.change_connection_ids(forms.present, forms.others)
@@ -436,6 +484,7 @@ class Worker:
         self.meters.config_generation.cell().value = snapshot.generation
         self._keys.replace(keys_of(configuration, self._shared.secret))
         self._seal_anew()
+        self._find_peers()
 
     def _repopulated(self, pool: Pool) -> None:
         """DNS has other backends for *pool*: the hosts of new ones are looked up, connections to old ones let go."""

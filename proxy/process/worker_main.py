@@ -40,7 +40,7 @@ MAX_UNTOLD = 1 << 20
 class _Main:
     def __init__(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        self._placed: asyncio.Future[tuple[Place, list[Sockets]]] = loop.create_future()
+        self._placed: asyncio.Future[tuple[Place, list[Sockets], socket.socket | None]] = loop.create_future()
         self._started: asyncio.Future[tuple[Configuration, Shared]] = loop.create_future()
         self._worker: Worker | None = None
         self._metrics = Metrics()
@@ -66,7 +66,7 @@ class _Main:
             await asyncio.wait([ending, needed], return_when=asyncio.FIRST_COMPLETED)
             if not needed.done():
                 return EXIT_OK
-        (place, sockets), (configuration, shared) = self._placed.result(), self._started.result()
+        (place, sockets, envelopes), (configuration, shared) = self._placed.result(), self._started.result()
         if configuration.server.pin_workers and hasattr(os, "sched_setaffinity"):
             cores = sorted(os.sched_getaffinity(0))
             os.sched_setaffinity(0, {cores[place.position % len(cores)]})
@@ -79,7 +79,7 @@ class _Main:
             stack.push_async_callback(self._tasks.close)
             try:
                 worker = self._worker = Worker(configuration, shared, self._metrics, logs, place)
-                await worker.open(stack, sockets)
+                await worker.open(stack, sockets, envelopes)
                 worker.share(self._handovers, self._siblings)
             except (StartError, ContextError) as error:
                 return complain(f"qproxy: {error}", EXIT_FAILURE)
@@ -117,7 +117,9 @@ class _Main:
                 for sock in (each.tcp, each.udp):
                     if sock is not None:
                         sock.setblocking(False)
-            self._placed.set_result((Place(message["slot"], message["position"], SharedCounts.attach(counts, message["slot"])), sockets))
+            envelopes = sockets.pop().udp if message["envelopes"] else None
+            place = Place(message["slot"], message["position"], SharedCounts.attach(counts, message["slot"]))
+            self._placed.set_result((place, sockets, envelopes))
         elif op == "strays":
             receiving, *sending = (socket.socket(fileno=descriptor) for descriptor in descriptors)
             self._handovers.append(Handover(receiving, dict(zip(message["slots"], sending, strict=True))))

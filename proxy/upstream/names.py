@@ -138,7 +138,7 @@ class Names(Generic[RecordT]):
         self._parallel = asyncio.Semaphore(PARALLEL)
         metrics = means.metrics
         self._lookups = metrics.counter(
-            "qproxy_dns_lookups_total", "DNS lookups, by kind (address, service) and result", ("kind", "result")
+            "qproxy_dns_lookups_total", "DNS lookups, by kind (address, service, peer) and result", ("kind", "result")
         )
         self._changes = metrics.counter(
             "qproxy_dns_changes_total",

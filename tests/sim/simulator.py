@@ -7,6 +7,7 @@ itself (``engines.Engine.virtual_time``) is waited for until its own deadlines, 
 import heapq
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -72,6 +73,8 @@ class Client:
         configuration = QuicConfiguration(is_client=True, server_name=name, **options)
         configuration.load_verify_locations(cadata=material(name).chain_pem if name else None)
         self.address = address
+        self.comes_to = SERVER
+        """The server's address that its datagrams come to; what it sees of the server stays the same, as behind a balancer."""
         self.tickets: list[SessionTicket] = []
         self.quic = QuicConnection(configuration=configuration, session_ticket_handler=self.tickets.append)
         self.http = H3Connection(self.quic) if http else None
@@ -146,6 +149,7 @@ class World:
         self.serve: Callable[[int, Event], None] = lambda _handle, _event: None
         self.events: list[tuple[int, Event]] = []
         self.sent = 0
+        self.sent_from: Counter = Counter()
         self.turns = 0
         self._queue: list = []
         self._order = 0
@@ -194,11 +198,12 @@ class World:
     def _transmit(self) -> None:
         for client in self.clients:
             for data, _ in client.quic.datagrams_to_send(self.now):
-                self._send(data, client, client.address)
+                self._send(data, client, (client.address, client.comes_to))
         while True:
             datagrams = self.endpoint.take_datagrams(self.now)
             for transmit in datagrams:
                 self.sent += 1
+                self.sent_from[transmit.local] += 1
                 client = next((client for client in self.clients if client.address == transmit.peer), None)
                 if client is not None:
                     self._send(transmit.data, client, None)
@@ -222,7 +227,7 @@ class World:
             if source is None:
                 client.quic.receive_datagram(data, SERVER, self.now)
             else:
-                batch.append(Datagram(data, source, SERVER))
+                batch.append(Datagram(data, *source))
         if batch:
             self._events(self.endpoint.receive(batch, self.now))
         for client in self.clients:

@@ -166,7 +166,7 @@ class QuicEndpoint(Verbs, StrayVerbs):
             if other_lengths:
                 cid, connection = self._find(data, cid, connection)
             if connection is None:
-                if self._strays.siblings and cid is not None and self._strays.keep(data, datagram.peer, datagram.local):
+                if self._strays.watching and cid is not None and self._strays.keep(data, datagram.peer, datagram.local):
                     continue
                 may_answer = answers > len(self._answers)
                 if cid is not None and not data[0] & 0x80:
@@ -439,8 +439,9 @@ class QuicEndpoint(Verbs, StrayVerbs):
             if connection.complete_by is None and path is not None and path != connection.path:
                 if path[0][0] != connection.path[0][0]:
                     transport.begin_anew()
+                if path[0] != connection.path[0]:  # else it only comes by another relay
+                    out.append((handle, PathChanged(path[0])))
                 connection.path = path
-                out.append((handle, PathChanged(path[0])))
             if transport.close_event is not None:
                 self._tell_closed(connection, *reason(transport.close_event))
             elif http is not None and http.draining and not transport.requests_open and not http.streams:

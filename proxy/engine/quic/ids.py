@@ -94,14 +94,15 @@ class Minter:
         cid = self._mint()
         return cid, blake2b(cid, key=self._token_key, digest_size=_TOKEN_BYTES).digest()
 
-    def token(self, data: bytes) -> bytes | None:
+    def token(self, data: bytes, gone: Callable[[bytes], bool]) -> bytes | None:
         """The reset token of the connection ID that *data* begins with; None where it can't be from us, of any slot.
 
-        An opaque one may be, and one that names us. The token is the same in this life of the process or another.
+        An opaque one may be, and one that names us; of those whose tokens instances share, also one that names a server which is *gone*.
+        The token is the same in this life of the process or another.
         """
         for form in reversed(self._forms.values()):
             cid = data[: form.cid_bytes]
-            if form.may_be(cid):
+            if form.may_be(cid) or (form.shared and (named := form.decode(cid)) is not None and gone(named.server_id)):
                 return blake2b(cid, key=form.token_key, digest_size=_TOKEN_BYTES).digest()
         return None
 
@@ -114,6 +115,27 @@ class Minter:
             if form.may_be(cid) or (len(cid) == form.cid_bytes and quic_lb.is_unroutable(cid)):  # as when nonces are used up
                 return cid[-1]
         return None
+
+    def named_by(self, data: bytes, *, whole: bool) -> quic_lb.Decoded | None:
+        """The server, and its worker, that the connection ID names which *data* begins with, or is (*whole*), in any form that is known.
+
+        None where it names none. Any bytes of the right length name somebody: whether there is such a server is the caller's to see.
+        """
+        for form in reversed(self._forms.values()):
+            decoded = form.decode(data if whole else data[: form.cid_bytes])
+            if decoded is not None:
+                return decoded
+        return None
+
+    @property
+    def server_id(self) -> bytes:
+        """Our own, that connection IDs of the present form name; empty where they are opaque."""
+        return self._forms[next(reversed(self._forms))].server_id
+
+    @property
+    def routable(self) -> list[tuple[int, int]]:
+        """Configuration ID and bytes of the forms that name a server, of all that are known."""
+        return [(form.layout.config_id, form.layout.cid_bytes) for form in self._forms if form is not None]
 
     @property
     def slotted(self) -> list[tuple[int, int]]:
@@ -141,9 +163,10 @@ class _Form:
     def __init__(self, keys: Keyring, random_bytes: Callable[[int], bytes], routable: Routable | None, slot: int | None) -> None:
         self.mint: Callable[[], bytes]
         secret = keys.own[:64]
-        shared = routable.epoch if routable is not None else None
-        self.token_key = reset_key(secret if shared is None else keys.derive(Purpose.RESET, shared))
-        self._server_id = b""
+        epoch = routable.epoch if routable is not None else None
+        self.token_key = reset_key(secret if epoch is None else keys.derive(Purpose.RESET, epoch))
+        self.shared = epoch is not None
+        self.server_id = b""
         self._codec: quic_lb.Codec | None = None
         self._any = routable is None and slot is None
         if routable is None:
@@ -157,7 +180,7 @@ class _Form:
             self.cid_bytes = routable.layout.cid_bytes
             salt = blake2b(b"", key=secret, person=b"nonces", digest_size=quic_lb.KEY_BYTES).digest()
             place = (0, 1) if slot is None else (slot, quic_lb.SLOTS)
-            self._server_id = routable.server_id
+            self.server_id = routable.server_id
             self._codec = quic_lb.Codec(routable.layout)
             self.mint = quic_lb.Minter(self._codec, quic_lb.Server(routable.server_id, salt, *place), random_bytes)
 
@@ -167,10 +190,17 @@ class _Form:
             return False
         if self._codec is None:
             return self._any or quic_lb.is_unroutable(cid)
+        decoded = self.decode(cid)
+        return decoded is not None and decoded.server_id == self.server_id
+
+    def decode(self, cid: bytes) -> quic_lb.Decoded | None:
+        """What *cid* says in this form, of whichever server; None where it is none of it."""
+        if self._codec is None or len(cid) != self.cid_bytes:
+            return None
         try:
-            return self._codec.decode(cid).server_id == self._server_id
+            return self._codec.decode(cid)
         except quic_lb.NotRoutable:
-            return False
+            return None
 
 
 class _Opaque:

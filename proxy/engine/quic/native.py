@@ -112,8 +112,12 @@ class NativeEndpoint(qproxy_native.Endpoint, StrayVerbs):
         return self
 
     def _watch(self) -> None:
-        """What ``stray`` is asked about: whatever may name one of them, by its configuration ID, its length and its last byte."""
-        self.watch_strays(sorted(self._strays.siblings), self._mint.slotted)
+        """What ``stray`` is asked about: whatever may name one of them.
+
+        Of a worker by its configuration ID, its length and its last byte; of another instance by the first two.
+        """
+        strays, mint = self._strays, self._mint
+        self.watch_strays(sorted(strays.siblings), mint.slotted, mint.routable if strays.others is not None else [])
 
     def change_connection_ids(self, routable: Routable | None, known: Sequence[Routable] = ()) -> bool:
         """See ``seam.Endpoint``."""

@@ -27,6 +27,7 @@ INVALID_TOKEN = 0xB
 _GREASE_VERSION = 0x1A2A3A4A  # of the reserved form 0x?a?a?a?a (RFC 9000, section 15)
 _INITIAL_BITS = {VERSIONS[0]: 0x00, VERSIONS[1]: 0x10}
 _ZERO_RTT_BITS = {VERSIONS[0]: 0x10, VERSIONS[1]: 0x20}
+_HANDSHAKE_BITS = {VERSIONS[0]: 0x20, VERSIONS[1]: 0x30}
 
 
 @dataclass(slots=True)
@@ -53,6 +54,12 @@ def destination_of(data: bytes, cid_bytes: int) -> bytes | None:
         return data[1 : 1 + cid_bytes] if first & 0x40 else None
     length = data[5] if len(data) > 6 else 256
     return data[6 : 6 + length] if len(data) > 6 + length else None
+
+
+def is_handshake(data: bytes) -> bool:
+    """Whether a datagram begins with a Handshake packet of a version that we speak: its destination ID is one that a server gave."""
+    version = int.from_bytes(data[1:5], "big")
+    return data[0] & 0xC0 == 0xC0 and data[0] & 0x30 == _HANDSHAKE_BITS.get(version)
 
 
 def read_long_header(data: bytes) -> LongHeader | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from proxy.engine.quic.abuse import Budget
 from proxy.engine.quic.ids import Minter
+from proxy.engine.seam import Others
 
 MIN_BYTES = 21
 """Of a stateless reset: five that look random, and the token."""
@@ -30,6 +31,8 @@ class Resets:
         self._mint = mint
         self._random_bytes = random_bytes
         self._budget = Budget(BURST, RATE)
+        self.others: Others | None = None
+        """The other instances: for those that are gone, any of the rest answers."""
         self.sent = 0
 
     def answer(self, start: bytes, size: int, now: float) -> bytes | None:
@@ -38,8 +41,11 @@ class Resets:
         *start*: the packet from its connection ID on, as far as that may reach.
         """
         length = min(size - 1, MAX_BYTES)
-        if length < MIN_BYTES or (token := self._mint.token(start)) is None or not self._budget.spend(now):
+        if length < MIN_BYTES or (token := self._mint.token(start, self._gone)) is None or not self._budget.spend(now):
             return None
         self.sent += 1
         noise = self._random_bytes(length - _TOKEN_BYTES)
         return b"%c%b%b" % (noise[0] & 0x3F | 0x40, noise[1:], token)
+
+    def _gone(self, server_id: bytes) -> bool:
+        return self.others is not None and self.others.is_gone(server_id)

@@ -9,8 +9,9 @@ import selectors
 import socket
 import threading
 import time
+import zlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -258,6 +259,38 @@ class Relay:
         sock = _socket()
         sock.bind((self._host, 0))
         sock.connect(self._proxy)
+        return sock
+
+
+class Balancer(Relay):
+    """Leads clients to one of several proxies by their addresses and ports alone, as most clouds' balancers for UDP do.
+
+    Whoever changes one of these comes to another proxy, perhaps; and is sent only what comes from the one that it was led to.
+    """
+
+    def __init__(self, instances: Sequence[tuple[str, int]], path: Path | None = None) -> None:
+        super().__init__(0, path)
+        self._instances = tuple(instances)
+
+    def leads_to(self) -> tuple[str, int]:
+        """Where the one client there is, is led to now."""
+        [mapping] = self._mappings.values()
+        return self._choice(mapping.outside.getsockname())
+
+    def move_elsewhere(self, host: str | None = None) -> None:
+        """``rebind`` until the one client there is comes to another proxy."""
+        before = self.leads_to()
+        self.rebind(host)
+        while self.leads_to() == before:
+            self.rebind()
+
+    def _choice(self, outside: tuple[str, int]) -> tuple[str, int]:
+        return self._instances[zlib.crc32(repr(outside).encode()) % len(self._instances)]
+
+    def _open(self) -> socket.socket:
+        sock = _socket()
+        sock.bind((self._host, 0))
+        sock.connect(self._choice(sock.getsockname()))
         return sock
 
 

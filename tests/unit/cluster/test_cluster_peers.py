@@ -11,7 +11,7 @@ EAST, WEST = ("192.0.2.1", 8444), ("192.0.2.2", 8444)
 
 def table(*addresses: tuple[str, int], own: bytes = b"me", rate: int = 3) -> Peers:
     peers = Peers(own, rate)
-    peers.replace(addresses)
+    peers.replace(addresses, 0.0)
     return peers
 
 
@@ -69,6 +69,20 @@ def test_a_server_id_stays_with_who_has_it_and_goes_to_another_when_that_is_dead
     assert peers.living(b"id", DEAD_AFTER + 1) is west
 
 
+def test_who_is_gone_is_known_when_all_have_had_time_to_say_who_they_are() -> None:
+    peers = table(EAST)
+    assert not peers.is_gone(b"east", DEAD_AFTER - 0.01)
+    assert peers.is_gone(b"east", DEAD_AFTER)
+    answer(peers, EAST, b"east", 10.0)
+    assert not peers.is_gone(b"east", 10.0)
+    assert peers.is_gone(b"east", 10.0 + DEAD_AFTER)
+    peers.replace([EAST, WEST], 20.0)
+    assert peers.is_gone(b"east", 20.0)
+    assert not peers.is_gone(b"west", 20.0)
+    peers.replace([WEST], 30.0)
+    assert peers.is_gone(b"west", 30.0)
+
+
 def test_an_address_may_become_another_server() -> None:
     peers = table(EAST)
     answer(peers, EAST, b"one", 0.0)
@@ -80,10 +94,10 @@ def test_an_address_may_become_another_server() -> None:
 def test_other_addresses_leave_what_is_known_of_those_that_stay() -> None:
     peers = table(EAST, WEST)
     east, west = answer(peers, EAST, b"east", 0.0), answer(peers, WEST, b"west", 0.0)
-    peers.replace([WEST])
+    peers.replace([WEST], 0.0)
     assert peers.living(b"east", 0.0) is None
     assert peers.living(b"west", 0.0) is west
-    peers.replace([WEST, EAST])
+    peers.replace([WEST, EAST], 0.0)
     assert peers.living(b"east", 0.0) is None
     assert east not in peers.to_ask()
 

@@ -9,7 +9,7 @@ from config_folder import NOW, SITE
 
 from proxy.config import gather
 from proxy.config.connection_ids import Forms, connection_id_forms, keys_of
-from proxy.config.diff import outside
+from proxy.config.diff import in_use, needing_restart, outside
 from proxy.config.own_address import own_address, server_id_of
 from proxy.config.transfer import pack, unpack
 from proxy.keys import Keyring, KeySet, parse
@@ -70,6 +70,22 @@ def test_a_file_that_everybody_reads_is_warned_of(folder) -> None:
         ("{key: !file two.key}", "one.yaml:6:25: !file two.key:2: 2 words; expected three: EPOCH BEGIN KEY"),
         ("{key: '${K}'}", "one.yaml:6:25: ${K}:1: the key has 4 bytes; expected 32 in base64 (44 characters)"),
         ("{file: x}", "one.yaml:6:20: unknown key 'file'"),
+        (
+            "{key_file: a, address: 8444}",
+            "one.yaml:6:42: 'server.cluster.address' is not valid: got '8444', expected an IP address and a port",
+        ),
+        ("{key_file: a, address: '10.0.0.1:0'}", "one.yaml:6:33: port 0 would be another one at each start; expected a port"),
+        ("{key_file: a, address: '0.0.0.0:8443'}", "one.yaml:6:33: a listener has this UDP port; expected another one"),
+        ("{key_file: a, peers: ['10.0.0.1:1']}", "one.yaml:6:33: 'peers' stands without 'address'; expected both"),
+        (
+            "{key_file: a, address: '10.0.0.1:8444', peers: [b]}",
+            "one.yaml:6:67: 'server.cluster.peers[0]' is not valid: got 'b', expected an IP address or a host name, and a port",
+        ),
+        (
+            "{key_file: a, address: '10.0.0.1:8444', peers: ['b:1']}",
+            "one.yaml:6:59: 'peers' has no effect without server.quic.connection_ids",
+        ),
+        ("{key_file: a, forward_rate: 0}", "one.yaml:6:47: 'server.cluster.forward_rate' is too small: got '0', expected 1 or more"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_place_and_no_key(folder, server, problem) -> None:
@@ -202,3 +218,45 @@ def test_a_reload_tells_which_epochs_there_are_now_and_no_key(folder) -> None:
     assert outside(old, folder.load()) == ["cluster.keys: epochs 0 -> epochs 0, with other keys"]
     folder.write(SITE)
     assert outside(old, folder.load()) == ["cluster.keys: epochs 0 -> none"]
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("10.0.0.12:8444", ("10.0.0.12", 8444)),
+        ("'[2001:db8::12]:8444'", ("2001:db8::12", 8444)),
+        ("Instances.Internal.:1", ("instances.internal", 1)),
+    ],
+)
+def test_peers_are_hosts_with_ports(folder, written, read) -> None:
+    peers = f"{{key_file: cluster.key, address: '10.0.0.1:8444', peers: [{written}]}}"
+    lay(folder, f"server: {{cluster: {peers}, quic: {{connection_ids: {{server_id: aabb}}}}}}\n", KEYS[0])
+    assert folder.load().server.cluster.peers == [read]
+
+
+@pytest.mark.parametrize(
+    "written", ["10.0.0.12", "10.0.0.12:0", "10.0.0.12:65536", "a b:1", "2001:db8::12:1", "10.0.0.300:1", "host:x", ":1"]
+)
+def test_what_is_no_peer(folder, written) -> None:
+    peers = f"{{key_file: cluster.key, address: '10.0.0.1:8444', peers: ['{written}']}}"
+    text = f"server: {{cluster: {peers}, quic: {{connection_ids: {{server_id: aabb}}}}}}\n"
+    folder.write(KEYS[0], "cluster.key")
+    [problem] = folder.problems(SITE + text)
+    at = text.index("peers") + len("peers: [") + 1
+    assert problem.startswith(f"one.yaml:6:{at}: 'server.cluster.peers[0]' is not valid: got '{written}'")
+
+
+def test_other_peers_take_effect_with_a_reload_and_another_address_with_a_restart(folder) -> None:
+    def written(address: str, peer: str) -> str:
+        cluster = f"{{key_file: cluster.key, address: '{address}', peers: ['{peer}']}}"
+        return f"server: {{cluster: {cluster}, quic: {{connection_ids: {{server_id: aabb}}}}}}\n"
+
+    lay(folder, written("10.0.0.1:8444", "b:1"), KEYS[0])
+    old = folder.load()
+    lay(folder, written("10.0.0.2:8444", "c:1"), KEYS[0])
+    new = folder.load()
+    assert outside(old, new) == ["cluster.peers changed"]
+    assert needing_restart(old, new) == ["cluster.address changed"]
+    served = in_use(old, new, 1).server.cluster
+    assert (served.address, served.peers) == (("10.0.0.1", 8444), [("c", 1)])
+    assert outside(old, old) == needing_restart(old, old) == []

@@ -164,8 +164,8 @@ async def test_config_tells_the_last_reload():
 @pytest.mark.parametrize(
     ("method", "path", "status", "error"),
     [
-        ("GET", "/", 404, "there are /metrics, /health, /pools, /config and /config/changes"),
-        ("GET", "/metrics/x", 404, "there are /metrics, /health, /pools, /config and /config/changes"),
+        ("GET", "/", 404, "there are /metrics, /health, /pools, /peers, /config and /config/changes"),
+        ("GET", "/metrics/x", 404, "there are /metrics, /health, /pools, /peers, /config and /config/changes"),
         ("POST", "/pools", 405, "the admin API can only be read"),
         ("DELETE", "/metrics", 405, "the admin API can only be read"),
     ],
@@ -303,3 +303,23 @@ async def test_what_the_files_would_change():
         }
         world.changes = ConfigError([Problem("a.yaml", 1, 2, "no")])
         assert (await client.get("/config/changes")).json() == {"reload": [], "restart": [], "problems": ["a.yaml:1:2: no"]}
+
+
+async def test_peers_are_shown_as_workers_see_them():
+    world = World()
+    for peer, server_id, state, workers in (
+        ("10.0.0.2:8444", "0b", "ready", 2),
+        ("10.0.0.2:8444", "0b", "dead", 1),
+        ("10.0.0.1:8444", "", "unknown", 3),
+        ("10.0.0.3:8444", "0c", "ready", 0),
+    ):
+        world.meters.peers.cell(peer, server_id, state).value = workers
+    world.meters.peer_round_trip.cell("10.0.0.2:8444").value = 0.0005
+    async with serving(world) as (_, client):
+        found = (await client.get("/peers")).json()
+    assert found["peers"] == [
+        {"peer": "10.0.0.1:8444", "server_id": "", "workers": {"unknown": 3}, "round_trip": None},
+        {"peer": "10.0.0.2:8444", "server_id": "0b", "workers": {"ready": 2, "dead": 1}, "round_trip": 0.0005},
+    ]
+    async with serving() as (_, client):
+        assert (await client.get("/peers")).json() == {"peers": []}

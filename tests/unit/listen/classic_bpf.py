@@ -34,7 +34,7 @@ def instructions(program: bytes) -> list[tuple[int, int, int, int]]:
             nexts = []
         elif code == 0x94 and not operand:
             raise RefusedError(f"{at} divides by nothing")
-        elif code not in (0x80, 0x30, 0x50, 0x40, 0x01, 0x07, 0x04, 0x0C, 0x14, 0x24, 0x94, 0x54, 0x74, 0xAC, 0x61):
+        elif code not in (0x80, 0x28, 0x30, 0x50, 0x40, 0x01, 0x07, 0x04, 0x0C, 0x14, 0x24, 0x94, 0x54, 0x74, 0xAC, 0x61):
             raise RefusedError(f"{at} is {code:#x}")
         for after in nexts:
             if after >= len(text):
@@ -55,8 +55,8 @@ def run(program: bytes, packet: bytes) -> int:
         match code:
             case 0x80:
                 a = len(packet)
-            case 0x30 | 0x50 | 0x40:
-                start, size = (k if code == 0x30 else x + k), (4 if code == 0x40 else 1)
+            case 0x28 | 0x30 | 0x50 | 0x40:
+                start, size = (k if code in (0x28, 0x30) else x + k), {0x28: 2, 0x40: 4}.get(code, 1)
                 if start + size > len(packet):
                     return 0
                 a = int.from_bytes(packet[start : start + size])

@@ -154,6 +154,27 @@ def test_the_kernel_takes_the_largest_program_and_does_what_the_interpreter_says
         assert group.send(data) == run(program, data)
 
 
+def test_an_envelope_comes_to_the_worker_that_its_steer_names_or_to_one_that_accepts(group: Group) -> None:
+    """Of which some are gone, and some take nothing new."""
+    rule = Steering({slot: slot for slot in range(SLOTS) if slot != 6}, range(4), KEY, LENGTHS)
+    program = rule.envelope_program()
+    attach(group.sockets[0], program)
+    seen: Counter[int] = Counter()
+    for steer in [*range(SLOTS), 255, *random.Random(1).sample(range(256, 65536), 100)]:
+        envelope = b"\1\0" + steer.to_bytes(2) + bytes(92)
+        index = group.send(envelope)
+        assert index == run(program, envelope)
+        if steer in rule.live:
+            assert index == steer
+        else:
+            seen[index] += 1
+    assert set(seen) == {0, 1, 2, 3}
+    assert min(seen.values()) > 15
+    for garbage in (b"x", b"xyz", bytes(4), b"\xff" * 4):
+        assert group.send(garbage) == run(program, garbage)
+        assert group.send(garbage) < 4
+
+
 def test_two_banks_need_few_instructions() -> None:
     assert len(instructions(ALL.program())) < 80
 

@@ -1,11 +1,13 @@
 """Sockets for every worker that there may be: in order, on one address, and none of somebody else's."""
 
+import json
 import os
 import socket
 
 import pytest
 
 from proxy.listen.bind import Buffers, inherited
+from proxy.listen.steering import Steering
 from proxy.process.ports import BANKS, Ports
 
 SMALL = Buffers(65536, 65536)
@@ -118,3 +120,26 @@ def test_an_upgrade_finds_everything_again(opened):
     ends, others = after.strays_of(listener, 2)
     assert (len(ends), others) == (4, [0, 1, 3])
     after.close()
+
+
+def test_the_port_of_envelopes_is_steered_by_what_they_say_before_and_after_an_upgrade(opened, monkeypatch):
+    attached = {}
+    monkeypatch.setattr("proxy.process.ports.attach", lambda sock, program: attached.update({sock.getsockname()[1]: program}))
+    clients, envelopes = wanted(0, tcp=False), wanted(0, tcp=False) | {"envelopes": True, "host": "127.0.0.2"}
+    ports = opened(Ports({}), clients, envelopes)
+    (_, client_port), (_, envelope_port) = ports.numbers([clients, envelopes])
+    steering = Steering({0: 0, 1: 1}, {0, 1}, 1, {})
+    ports.steer({0, 1}, {0, 1})
+    assert attached[envelope_port] == steering.envelope_program() != attached[client_port]
+    after = Ports({})
+    after.take_over(json.loads(json.dumps(ports.known() | {"counts": None})))
+    before = dict(attached)
+    attached.clear()
+    after.steer({0, 1}, {0, 1})
+    for sock in [
+        *(sock for group in after._udp.values() for sock in group),
+        *(end for pairs in after._strays.values() for pair in pairs for end in pair),
+    ]:
+        sock.detach()  # it is the same as before
+    assert attached.keys() == before.keys()
+    assert attached == before
