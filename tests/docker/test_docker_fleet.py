@@ -8,7 +8,7 @@ from containers.fleet import docker, wait_for
 from harness.load import Load
 
 pytestmark = [pytest.mark.speaks("HTTP/1.1", "HTTP/2", "HTTP/3"), pytest.mark.timeout(240)]
-LIMIT = 8.0
+LIMIT = 20.0
 """Seconds for one request: longer than anything here is away, shorter than a connection that is gone for good may be asked."""
 
 CLIENTS = 6
@@ -80,17 +80,17 @@ def test_an_instance_that_is_killed_costs_what_was_in_flight_on_it(three, balanc
     load.wait(lambda: balancer.states[victim.address] == UP, "noticed that it is back")
     load.more(30)
     assert held(load, victim.host, killed)
-    assert not lost_elsewhere(load, victim.host), load.summary()
+    assert not lost_elsewhere(load, victim.host), f"{load.summary()} {balancer.changes}"
 
 
-def test_an_instance_that_is_off_the_network_for_a_moment_loses_nothing(three, load):
+def test_an_instance_that_is_off_the_network_for_a_moment_loses_nothing(three, balancer, load):
     victim = a_victim(load, three)
     began = time.monotonic()
     three.cut(victim)
     three.mend(victim)
     load.more(50)
     assert held(load, "", began)
-    assert not load.lost, load.summary()
+    assert not load.lost, f"{load.summary()} {balancer.changes}"
 
 
 def test_an_instance_that_is_paused_holds_up_nobody_else(three, balancer, load):
@@ -103,7 +103,7 @@ def test_an_instance_that_is_paused_holds_up_nobody_else(three, balancer, load):
     load.wait(lambda: balancer.states[victim.address] == UP, "noticed that it is back")
     load.more(30)
     assert held(load, victim.host, paused)
-    assert not lost_elsewhere(load, victim.host), load.summary()
+    assert not lost_elsewhere(load, victim.host), f"{load.summary()} {balancer.changes}"
 
 
 def test_a_rolling_restart_loses_nothing(three, balancer, load):
@@ -111,7 +111,7 @@ def test_a_rolling_restart_loses_nothing(three, balancer, load):
         restarted = time.monotonic()
         docker("stop", "-t", "30", instance.id)
         took = time.monotonic() - restarted
-        assert took < DRAIN, "it waited for a client that was told to go"
+        assert took < DRAIN, f"it waited for a client that was told to go: {balancer.changes}"
         assert balancer.states[instance.address] in {DRAINING, GONE}
         docker("start", instance.id)
         three.await_health(instance)
@@ -119,7 +119,7 @@ def test_a_rolling_restart_loses_nothing(three, balancer, load):
         load.wait(lambda address=instance.address: balancer.states[address] == UP, "noticed that it is back")
         load.more(10)
         assert held(load, instance.host, restarted)
-    assert not load.lost, load.summary()
+    assert not load.lost, f"{load.summary()} {balancer.changes}"
 
 
 def test_scaled_from_three_to_five_nothing_is_lost_and_no_connection_moves(three, balancer, load):
@@ -140,4 +140,4 @@ def test_scaled_from_three_to_five_nothing_is_lost_and_no_connection_moves(three
     finally:
         three.up(3)
     wait_for(lambda: len(three.containers("qproxy")) == 3, "was three again")
-    assert not load.lost, load.summary()
+    assert not load.lost, f"{load.summary()} {balancer.changes}"

@@ -1,37 +1,45 @@
 """A balancer of the kind that clouds have for UDP: it knows 4-tuples and the health of its instances, and nothing of QUIC.
 
-TCP connections and UDP flows go to an instance by a hash of the client's address and port, among those that answer /health with 200. A flow
-stays with its instance while that answers at all; then it goes to another one. Runs on a thread of its own, on loopback.
+TCP connections and UDP flows go to an instance by a hash of the client's address and port, among those that answer /health with 200, on
+the plain port. A flow stays with its instance while that answers at all; then it goes to another one. Runs on a thread of its own, on
+loopback.
 """
 
 import asyncio
 import hashlib
 import socket
 import threading
+import time
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from containers.fleet import PORT
+from containers.fleet import HEALTH_PORT, PORT
 
 INTERVAL = 0.25
 """Seconds between two checks of an instance."""
 
-PATIENCE = 0.5
-"""Seconds that an instance has for the answer, and for a connection."""
+PATIENCE = 2.0
+"""Seconds that an instance has for the answer, and for a connection: many times what it takes where the machine is busy."""
 
-FALL = 2
-"""Checks without any answer after which an instance counts as gone."""
+FALL = 3
+"""Checks without any answer after which an instance counts as gone. One that is, and has been taken for it, loses its QUIC connections."""
 
 UP, DRAINING, GONE = "up", "draining", "gone"
 BUFFER = 4 * 1024 * 1024
 
 
 class Balancer:
-    """``with Balancer(addresses) as balancer``: clients connect to 127.0.0.1:``balancer.port``, over TCP and UDP."""
+    """``with Balancer(addresses) as balancer``: clients connect to 127.0.0.1:``balancer.port``, over TCP and UDP.
 
-    def __init__(self, addresses: Iterable[str]) -> None:
+    ``checks=False``: those addresses are taken to be well.
+    """
+
+    def __init__(self, addresses: Iterable[str], *, checks: bool = True) -> None:
+        self._checks = checks
         self.states = dict.fromkeys(addresses, UP)
+        self.changes: list[tuple[float, str, str]] = []
+        """What instances were found to be, and when (monotonic)."""
         self._misses: dict[str, int] = {}
         self._flows: dict[tuple[str, int], _Flow] = {}
         self._ready = threading.Event()
@@ -62,10 +70,11 @@ class Balancer:
         server = await asyncio.start_server(self._tcp, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         self._inside = await self._datagrams(_Clients(self), local_addr=("127.0.0.1", self.port))
-        checking = asyncio.ensure_future(self._check())
+        checking = asyncio.ensure_future(self._check()) if self._checks else None
         self._ready.set()
         await self._end.wait()
-        checking.cancel()
+        if checking is not None:
+            checking.cancel()
         server.close()
         self._inside.close()
         for flow in self._flows.values():
@@ -98,7 +107,7 @@ class Balancer:
     async def _look(self, address: str) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
-                reader, writer = await asyncio.open_connection(address, PORT)
+                reader, writer = await asyncio.open_connection(address, HEALTH_PORT)
                 try:
                     writer.write(b"GET /health HTTP/1.1\r\nhost: %b\r\nconnection: close\r\n\r\n" % address.encode())
                     status = (await reader.readline()).split(b" ")[1:2]
@@ -107,11 +116,15 @@ class Balancer:
         except (OSError, TimeoutError):
             status = []
         self._misses[address] = 0 if status else self._misses.get(address, 0) + 1
-        if address in self.states:
+        state = self.states.get(address)
+        if state is not None:
             if status:
-                self.states[address] = UP if status == [b"200"] else DRAINING
+                state = UP if status == [b"200"] else DRAINING
             elif self._misses[address] >= FALL:
-                self.states[address] = GONE
+                state = GONE
+            if state != self.states[address]:
+                self.changes.append((time.monotonic(), address, state))
+                self.states[address] = state
 
     # TCP
 

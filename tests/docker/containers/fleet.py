@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 COMPOSE = Path(sys.executable).parent / "docker-compose"
 PROJECT = "qproxy-test"
-PORT = 8443
+PORT, HEALTH_PORT = 8443, 8081
 LIMIT = 60.0
 
 

@@ -148,16 +148,16 @@ def curl(authority: Authority, url: str, *options: str, data: bytes | None = Non
 class Gtlsclient:
     """Asks for *url*, of localhost, with *options*; early where *folder* has a session ticket of an earlier one. It trusts everybody.
 
-    *port* is that of the proxy, or of a relay before it.
+    *port* is that of the proxy, or of a relay before it; *sni* another name than localhost.
     """
 
-    def __init__(self, folder: Path, url: str, *options: str, port: int | None = None) -> None:
+    def __init__(self, folder: Path, url: str, *options: str, port: int | None = None, sni: str = "localhost") -> None:
         note("HTTP/3")
         _, _, rest = url.partition("://")
         host, _, path = rest.partition("/")
         self.file = folder / path.rpartition("/")[2]
         kept = [f"--session-file={folder / 'session'}", f"--tp-file={folder / 'parameters'}", f"--download={folder}"]
-        command = ["gtlsclient", "--quiet", "--exit-on-all-streams-close", "--sni=localhost", *kept, *options]
+        command = ["gtlsclient", "--quiet", "--exit-on-all-streams-close", f"--sni={sni}", *kept, *options]
         command += ["127.0.0.1", str(port or host.rpartition(":")[2]), url]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
