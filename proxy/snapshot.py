@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from balancer.backend import Backend
 from balancer.pool import Member
 from balancer.pool import Pool as BalancerPool
 from proxy.counters import Cell, Histogram
@@ -23,6 +24,9 @@ from proxy.policy.rewrite import PathRewrite
 from proxy.route.match import Match
 from proxy.route.table import RouteTable
 from proxy.sni import ClientCertificateRule, SniTable
+
+TCP_PROTOCOLS = ("h2", "http/1.1")
+"""Those that a listener speaks over TCP, in the order of our preference; ``h3`` is over UDP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class Listener:
     @property
     def tcp(self) -> bool:
         """Whether it has a TCP socket."""
-        return not self.protocols.isdisjoint(("http/1.1", "h2"))
+        return not self.protocols.isdisjoint(TCP_PROTOCOLS)
 
     @property
     def udp(self) -> bool:
@@ -383,6 +387,12 @@ class Snapshot:
     def sockets(self) -> tuple[Listener | L4Listener, ...]:
         """Everything that has sockets of its own, in the order in which they are bound and handed over."""
         return (*self.listeners, *self.l4)
+
+    def find_backend(self, pool: str, identity: str) -> tuple[BalancerPool, Backend] | None:
+        """What other processes name by name: the pool's balancer and its backend; None where there is none such any more."""
+        found = self.pools.get(pool)
+        backend = found.balancer.find(identity) if found is not None else None
+        return None if found is None or backend is None else (found.balancer, backend)
 
     def find_host(self, host: bytes) -> Host | None:
         """The configured host for a lower-case host name: exact, then wildcard (one label)."""

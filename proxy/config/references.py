@@ -4,7 +4,7 @@ Works on the data as read and not on the models, so that these mistakes are told
 is passed over: the models complain about it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from proxy.config.names import parse_address, parse_host
@@ -13,9 +13,9 @@ from proxy.config.source import Data, Document, Step
 from proxy.config.units import is_off
 from proxy.engine import choice
 from proxy.engine.quic.settings import CERTIFICATE_COMPRESSIONS, CONGESTION_CONTROLS, MIN_DATAGRAM
+from proxy.snapshot import TCP_PROTOCOLS
 
 Path = tuple[Step, ...]
-_TCP = frozenset({"http/1.1", "h2"})
 _BOTH = frozenset({"tcp", "udp"})
 
 
@@ -124,10 +124,7 @@ class _Checker:
             address = _address(_get(listener, "address"))
             if address is None or not address[1]:
                 continue
-            protocols = _get(listener, "protocols")
-            kinds = (
-                {"tcp" if name in _TCP else "udp" for name in protocols if isinstance(name, str)} if isinstance(protocols, list) else _BOTH
-            )
+            kinds = _kinds(_get(listener, "protocols"))
             clash = next((taken[address, kind] for kind in sorted(kinds) if (address, kind) in taken), None)
             if clash is not None:
                 self._twice(document, path, f"address {_get(listener, 'address')}", (document, clash))
@@ -145,8 +142,7 @@ class _Checker:
         for document in self._documents:
             for index, listener in enumerate(_list(_get(document.data, "server", "listeners"))):
                 place: Path = ("server", "listeners", index, "address")
-                protocols = _get(listener, "protocols")
-                kinds = {"tcp" if name in _TCP else "udp" for name in _list(protocols)} if isinstance(protocols, list) else _BOTH
+                kinds = _kinds(_get(listener, "protocols"))
                 taken.update({(_address(_get(listener, "address")), kind): (document, place) for kind in kinds})
             admin = _address(_get(document.data, "server", "admin", "address"))
             taken[admin, "tcp"] = (document, ("server", "admin", "address"))
@@ -284,6 +280,13 @@ def _get(data: Data, *steps: str) -> Data:
     for step in steps:
         data = data.get(step) if isinstance(data, dict) else None
     return data
+
+
+def _kinds(protocols: Data) -> Collection[str]:
+    """Of sockets, that a listener has with these."""
+    if not isinstance(protocols, list):
+        return _BOTH
+    return {"tcp" if name in TCP_PROTOCOLS else "udp" for name in protocols if isinstance(name, str)}
 
 
 def _list(data: Data) -> list[Data]:

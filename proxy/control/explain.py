@@ -15,10 +15,10 @@ from proxy.engine.validate import Malformed, pseudo_request
 from proxy.message import Headers, host_of
 from proxy.policy.answer import Redirect, Respond
 from proxy.policy.template import Variables
-from proxy.snapshot import CLASSES, HIGH, LOW, Forward, Host, Listener, Pool, Route, Snapshot
+from proxy.snapshot import CLASSES, HIGH, LOW, TCP_PROTOCOLS, Forward, Host, Listener, Pool, Route, Snapshot
 from proxy.sni import TlsProfile
 
-TRANSPORTS = {"http/1.1": "TCP", "h2": "TCP", "h3": "UDP"}
+TRANSPORTS = {**dict.fromkeys(TCP_PROTOCOLS, "TCP"), "h3": "UDP"}
 VERSIONS = {"http/1.1": b"HTTP/1.1", "h2": b"HTTP/2", "h3": b"HTTP/3"}
 
 EXPLAINED_LIMITS = EngineLimits(header_count=1000, header_bytes=1024 * 1024)

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from proxy.listen.material import secret_file
 from proxy.listen.peek import ClientHello
 from proxy.listen.tls_session import FAILURES, TlsFailure, TlsSession
-from proxy.snapshot import Snapshot
+from proxy.snapshot import TCP_PROTOCOLS, Snapshot
 from proxy.sni import ClientCertificateRule, TlsProfile
 
 __all__ = [
@@ -102,12 +102,10 @@ class TlsContexts:
 
 
 _Content: TypeAlias = tuple[str, tuple[tuple[bytes, bytes], ...], ClientCertificateRule | None, frozenset[str]]
-_TCP_PROTOCOLS = ("h2", "http/1.1")
-"""In the order of our preference."""
 
 
 def _over_tcp(protocols: Iterable[str]) -> frozenset[str]:
-    return frozenset(_TCP_PROTOCOLS).intersection(protocols)
+    return frozenset(TCP_PROTOCOLS).intersection(protocols)
 
 
 def _content(profile: TlsProfile, protocols: frozenset[str]) -> _Content:
@@ -169,5 +167,5 @@ def check_hello(hello: ClientHello, protocols: frozenset[str]) -> None:
         raise TlsFailure("no_application_protocol", "ALPN is not offered", NO_APPLICATION_PROTOCOL_ALERT)
 
 
-_OFFERS = {**{name.encode(): name for name in _TCP_PROTOCOLS}, b"http/1.0": "http/1.1"}
+_OFFERS = {**{name.encode(): name for name in TCP_PROTOCOLS}, b"http/1.0": "http/1.1"}
 """The protocol that serves each ALPN offer: one engine speaks both 1.x versions, and old health probes offer HTTP/1.0 alone."""

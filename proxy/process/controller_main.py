@@ -63,6 +63,7 @@ class _Main:
         self._ending = asyncio.Event()
         self._leaving = False
         self._kept_counts = b""
+        self._kept_generation = 0
         self._workers = 0
         self._forms: list[Routable | None] = []
         self._supervisor = Link(sock, self._hear, self._ending.set, plain=True)
@@ -115,7 +116,7 @@ class _Main:
                 team.inherit_counts(kept["counts"])
             await self._unless_ending(asyncio.ensure_future(team.all_serve(bound["workers"])))
             if not self._ending.is_set():
-                self._keep("configuration", pickle.dumps(team.kept()))
+                self._keep_configuration()
                 try:
                     await controller.start(stack, wait_for_admin=bool(kept))
                 except StartError as error:
@@ -193,8 +194,16 @@ class _Main:
         if workers != self._workers:
             self._workers = workers
             self._supervisor.send({"op": "resize", "workers": workers})
-        self._keep("configuration", pickle.dumps(self._team.kept()))
+        self._keep_configuration()
         self._supervisor.send({"op": "reloaded"})
+
+    def _keep_configuration(self) -> None:
+        """The one in use, where the supervisor has not got it: a reload that failed has changed nothing."""
+        assert self._team is not None
+        generation = self._team.snapshot.generation
+        if generation != self._kept_generation:
+            self._kept_generation = generation
+            self._keep("configuration", pickle.dumps(self._team.kept()))
 
     def _keep_counts(self) -> None:
         assert self._team is not None

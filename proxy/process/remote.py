@@ -322,24 +322,22 @@ class RemoteTeam:
         self._telling = False
         statuses: list[tuple[str, str, Status]] = []
         for name, identity in self._news:
-            pool = self._snapshot.pools.get(name)
-            backend = pool.balancer.find(identity) if pool is not None else None
-            if pool is not None and backend is not None:
-                statuses.append((name, identity, pool.balancer.health.status(backend)))
+            if (found := self._snapshot.find_backend(name, identity)) is not None:
+                balancer, backend = found
+                statuses.append((name, identity, balancer.health.status(backend)))
         self._news.clear()
         for member in self._members.values():
             member.link.send(("status", statuses))
 
     def _judge(self, name: str, identity: str, outcome: Outcome, changed: bool) -> None:
         """What live requests at a worker have found."""
-        pool = self._snapshot.pools.get(name)
-        backend = pool.balancer.find(identity) if pool is not None else None
-        if pool is None or backend is None:
+        if (found := self._snapshot.find_backend(name, identity)) is None:
             return
+        balancer, backend = found
         if outcome is Outcome.SUCCESS and changed:
             backend.trial = True  # the worker's, which has succeeded
         before = backend.state
-        if pool.balancer.report(backend, outcome, time.monotonic()) and backend.state != before:
+        if balancer.report(backend, outcome, time.monotonic()) and backend.state != before:
             say = self._log.info if backend.state == "up" else self._log.warning
             say(
                 f"backend {identity} of pool {name} is {backend.state}",

@@ -230,12 +230,10 @@ class _Main:
     def _impose(self, statuses: list[tuple[str, str, Status]]) -> None:
         assert self._worker is not None
         now = time.monotonic()
-        pools = self._worker.snapshot.pools
         for name, identity, status in statuses:
-            pool = pools.get(name)
-            backend = pool.balancer.find(identity) if pool is not None else None
-            if pool is not None and backend is not None:
-                pool.balancer.health.impose(backend, status, now)
+            if (found := self._worker.snapshot.find_backend(name, identity)) is not None:
+                balancer, backend = found
+                balancer.health.impose(backend, status, now)
 
     def _watch(self) -> None:
         assert self._worker is not None

@@ -202,6 +202,9 @@ def test_a_wrong_configuration_changes_no_worker(authority, team):
         with clients.httpx_client(authority) as client:
             assert "x-new" not in client.get(team.url()).headers
     assert team.metrics()['qproxy_reloads_total{result="failed"}'] == 1
+    kill(controller(team))
+    team.wait_for(lambda: "the controller is back" in team.logs(), "has a controller again")
+    assert team.metrics()["qproxy_config_generation"] == 1, "it knows what is in use, whatever the files say"
 
 
 def test_what_one_worker_finds_out_of_a_backend_all_know(authority, start_proxy, backends):

@@ -16,8 +16,7 @@ from proxy.config.load import Configuration
 from proxy.config.model_server import Admin
 from proxy.control.doctor.finding import Finding
 from proxy.message import Address
-
-TCP_PROTOCOLS = frozenset({"http/1.1", "h2"})
+from proxy.snapshot import TCP_PROTOCOLS
 
 _LISTENING = {"tcp": "0A", "udp": "07"}
 """States in ``/proc/net``; that of an unconnected UDP socket is 07."""
@@ -81,7 +80,7 @@ def has_address(host: str) -> bool:
 
 def _wanted(configuration: Configuration) -> Iterator[_Wanted]:
     for listener in configuration.server.listeners:
-        if TCP_PROTOCOLS & set(listener.protocols):
+        if not set(TCP_PROTOCOLS).isdisjoint(listener.protocols):
             yield _Wanted(listener.address, "tcp", "server.listeners")
         if "h3" in listener.protocols:
             yield _Wanted(listener.address, "udp", "server.listeners")
