@@ -3,6 +3,7 @@
 import ssl
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 from proxy.config.kept import kept_self_signed
@@ -132,7 +133,8 @@ class _Gatherer:
         where: Where = ("server", "quic", "connection_ids", "server_id")
         given = ids.server_id
         if given == "address":
-            address = own_address()
+            heard = server.cluster.address if server.cluster is not None else None
+            address = heard[0] if heard is not None and not ip_address(heard[0]).is_unspecified else own_address()
             if address is None:
                 message = (
                     "this machine has no route to others, so none of its addresses is known for its own; expected the server ID itself"

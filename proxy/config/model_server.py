@@ -181,8 +181,9 @@ class ConnectionIds(Model):
     """
 
     server_id: ServerId
-    """1 to 15 bytes that no other server behind the balancer has: hexadecimal digits, or ``base64:`` and its text. ``address`` takes this
-    machine's own address, as others see it: an IPv4 address is 4 bytes, of an IPv6 address the last 8 serve. It needs an encrypted form."""
+    """1 to 15 bytes that no other server behind the balancer has: hexadecimal digits, or ``base64:`` and its text. ``address`` takes that
+    of ``cluster.address``, or where that names none the address that this machine has on its way to others: an IPv4 address is 4 bytes, of
+    an IPv6 address the last 8 serve. It needs an encrypted form."""
     nonce: int = Field(default=8, ge=4, le=18)
     """Bytes that make each one different. With 4, they are used up after 4 billion, or 16 million of each worker where there are several;
     then they name no server any more."""

@@ -173,6 +173,20 @@ def test_the_own_address_is_a_server_id(folder, monkeypatch, address, server_id)
     assert found.present.layout.cid_bytes == 1 + len(server_id) + 8 + 1
 
 
+@pytest.mark.parametrize(
+    ("address", "server_id"),
+    [
+        ("192.0.2.7:8444", b"\xc0\x00\x02\x07"),
+        ("'[2001:db8::1:2]:8444'", bytes.fromhex("0000000000010002")),
+        ("0.0.0.0:8444", b"\x0a\x00\x00\x0b"),
+    ],
+)
+def test_the_address_where_the_others_are_heard_is_the_own_one(folder, monkeypatch, address, server_id) -> None:
+    monkeypatch.setattr(gather, "own_address", lambda: "10.0.0.11")
+    lay(folder, with_ids("{server_id: address}").replace("cluster: {", f"cluster: {{address: {address}, "), KEYS[0])
+    assert folder.load().server_id == server_id
+
+
 def test_where_no_address_is_known_for_its_own(folder, monkeypatch) -> None:
     monkeypatch.setattr(gather, "own_address", lambda: None)
     folder.write(KEYS[0], "cluster.key")
