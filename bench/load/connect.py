@@ -35,17 +35,22 @@ def new(place: Place, server: Running, version: str, count: int, *, resume: bool
 
 
 def idle(place: Place, server: Running, version: str, count: int) -> dict[str, float]:
-    """*count* connections that stay, each after one GET of 1 KiB; ``bytes`` is the growth of the server's memory for each."""
+    """*count* connections that stay, each after one GET of 1 KiB; ``bytes`` is the growth of the server's memory for each.
+
+    At the end each is asked once more: one that has no answer has failed.
+    """
     with _client(place, server, version, count, "--keep") as client:
         time.sleep(SETTLE)
         before = processes.memory_bytes(server.pids)
         told = _go(client)
         time.sleep(SETTLE)
         grown = processes.memory_bytes(server.pids) - before
+        served = _go(client)["served"]
     if not told["made"]:
         msg = "no connection could be made"
         raise LoadError(msg)
-    return {"failed": float(told["failed"]), "connections": float(told["made"]), "bytes": grown / told["made"]}
+    failed = told["failed"] + told["made"] - served
+    return {"failed": float(failed), "connections": float(told["made"]), "bytes": grown / told["made"]}
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """A client that makes connections: one after the other, each for one request, with a full or a resumed handshake, or many that stay.
 
 Its own cost does not matter: what is measured is the server's processor time and memory. Run as ``python -m bench.load.connections``;
-prints ``ready`` once it could begin, begins when it reads a line, prints one JSON object, and ends when its input ends.
+prints ``ready`` once it could begin, begins when it reads a line, prints one JSON object, and ends when its input ends. For each line that
+comes meanwhile, it asks on each connection that stays for one thing more, and prints a JSON object again.
 """
 
 import argparse
@@ -44,28 +45,45 @@ class Tcp:
         self.context.minimum_version = ssl.TLSVersion.TLSv1_3
         self.context.set_alpn_protocols(["h2" if self.h2 else "http/1.1"])
         self.session: ssl.SSLSession | None = None
-        self.kept: list[ssl.SSLSocket] = []
+        self.kept: list[tuple[ssl.SSLSocket, h2.connection.H2Connection]] = []
 
-    def open(self, *, resume: bool) -> ssl.SSLSocket:
-        """A connection that was asked for one thing."""
+    def open(self, *, resume: bool) -> tuple[ssl.SSLSocket, h2.connection.H2Connection]:
+        """A connection that was asked for one thing, and what HTTP/2 needs to ask for another."""
         plain = socket.create_connection(("127.0.0.1", self.options.port), timeout=TIMEOUT)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         tls = self.context.wrap_socket(plain, server_hostname=self.options.host, session=self.session if resume else None)
+        http = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding=None))
         if self.h2:
-            self._get_h2(tls)
+            http.initiate_connection()
+        self._get(tls, http)
+        return tls, http
+
+    def _get(self, tls: ssl.SSLSocket, http: h2.connection.H2Connection) -> None:
+        if self.h2:
+            self._get_h2(tls, http)
         else:
             self._get_h1(tls)
-        return tls
 
     async def one(self, *, resume: bool) -> bool:
         """A connection of which nothing stays but its ticket; gives whether it was resumed."""
-        with self.open(resume=resume) as tls:
+        with self.open(resume=resume)[0] as tls:
             self.session = tls.session  # tickets come after the handshake, before or with the answer
             return bool(tls.session_reused)
 
     async def keep(self) -> None:
         """A connection that stays."""
         self.kept.append(self.open(resume=False))
+
+    async def again(self) -> int:
+        """Ask on each that stays; gives how many answered."""
+        return sum([self._answers(*kept) for kept in self.kept])
+
+    def _answers(self, tls: ssl.SSLSocket, http: h2.connection.H2Connection) -> bool:
+        try:
+            self._get(tls, http)
+        except (OSError, WrongError):
+            return False
+        return True
 
     def _get_h1(self, tls: ssl.SSLSocket) -> None:
         tls.sendall(f"GET {PATH} HTTP/1.1\r\nhost: {self.options.host}:{self.options.port}\r\n\r\n".encode())
@@ -78,11 +96,10 @@ class Tcp:
         if not data.startswith(b"HTTP/1.1 200 "):
             raise WrongError
 
-    def _get_h2(self, tls: ssl.SSLSocket) -> None:
-        http = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding=None))
-        http.initiate_connection()
+    def _get_h2(self, tls: ssl.SSLSocket, http: h2.connection.H2Connection) -> None:
         authority = f"{self.options.host}:{self.options.port}"
-        http.send_headers(1, [(":method", "GET"), (":scheme", "https"), (":authority", authority), (":path", PATH)], end_stream=True)
+        head = [(":method", "GET"), (":scheme", "https"), (":authority", authority), (":path", PATH)]
+        http.send_headers(http.get_next_available_stream_id(), head, end_stream=True)
         status, size, ended = b"", 0, False
         while not ended:
             tls.sendall(http.data_to_send())
@@ -109,7 +126,7 @@ class Http3(QuicConnectionProtocol):
     http: H3Connection | None = None
 
     async def get(self, authority: str) -> None:
-        self.http = H3Connection(self._quic)
+        self.http = self.http or H3Connection(self._quic)
         self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.status, self.size = b"", 0
         stream = self._quic.get_next_available_stream_id()
@@ -144,6 +161,7 @@ class Quic:
         self.options = options
         self.ticket: SessionTicket | None = None
         self.kept = contextlib.AsyncExitStack()
+        self.clients: list[Http3] = []
 
     def connect(self, *, resume: bool) -> contextlib.AbstractAsyncContextManager[QuicConnectionProtocol]:
         configuration = QuicConfiguration(is_client=True, alpn_protocols=["h3"], server_name=self.options.host, verify_mode=ssl.CERT_NONE)
@@ -169,6 +187,16 @@ class Quic:
             client = await self.kept.enter_async_context(self.connect(resume=False))
             assert isinstance(client, Http3)
             await client.get(f"{self.options.host}:{self.options.port}")
+            self.clients.append(client)
+
+    async def again(self) -> int:
+        """As ``Tcp.again``."""
+        served = 0
+        for client in self.clients:
+            with contextlib.suppress(OSError, TimeoutError, WrongError):
+                await client.get(f"{self.options.host}:{self.options.port}")
+                served += 1
+        return served
 
 
 async def main(options: argparse.Namespace) -> None:
@@ -190,7 +218,8 @@ async def main(options: argparse.Namespace) -> None:
         except (OSError, TimeoutError, WrongError, ssl.SSLError):
             failed += 1
     print(json.dumps({"made": made, "resumed": resumed, "failed": failed}), flush=True)
-    await loop.run_in_executor(None, sys.stdin.read)  # QUIC needs the loop meanwhile
+    while await loop.run_in_executor(None, sys.stdin.readline):  # QUIC needs the loop meanwhile
+        print(json.dumps({"served": await client.again()}), flush=True)
     if isinstance(client, Quic):
         await client.kept.aclose()
 

@@ -60,13 +60,14 @@ def start(place: Place, build: Build, variant: Variant = PLAIN, quic: Mapping[st
     folder = place.folder / name
     folder.mkdir()
     server = {
-        "workers": 1,
+        "workers": variant.workers,
         "listeners": [{"address": f"127.0.0.1:{port}"}],
         "engines": {"h2": build.h2, "quic": build.quic},
         "admin": "off",
         "state": str(folder / "state"),
         "log": {"access": variant.access_log},
         "timeouts": {"idle": "1h"},
+        "limits": {"connections": 10_100},  # for ten thousand that stay, and those that come before
         "quic": {"handshakes_per_network": 1000, **(quic or {})},  # all clients of the bench are of one
     }
     pools = {"web": {"endpoints": [f"http://127.0.0.1:{behind(place, variant)}"]}}

@@ -13,6 +13,8 @@ class Variant:
     """A line for each request, to a file."""
     uploads: bool = False
     """Behind it is what takes uploads in place of what serves files."""
+    workers: int = 1
+    """Of qproxy. With one, everything is in one process."""
     sites: int = 1
     """Virtual hosts, each with a route of its own. The first is a.example.com, the others h1.example.com and so on."""
 
@@ -20,6 +22,7 @@ class Variant:
         """For a reader who knows the plain one."""
         parts = [", with an access log"] if self.access_log else []
         parts += [", with uploads"] if self.uploads else []
+        parts += [f", with {self.workers} workers"] if self.workers > 1 else []
         parts += [f", with {self.sites:,} sites"] if self.sites > 1 else []
         return "".join(parts)
 

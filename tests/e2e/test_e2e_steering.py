@@ -35,13 +35,13 @@ async def crowd_of(authority, proxy, count):
         batch = range(first, min(first + OPENING, count // SHARING))
         new = [Port(authority, proxy.port, f"127.0.8.{1 + number % 50}", SHARING, HOST) for number in batch]
         ones = [one for port in new for one in port.ones]
-        await until(lambda ones=ones: all(one.http for one in ones), "all are connected")
+        await until(lambda ones=ones: all(one.http for one in ones), f"all are connected, from {first * SHARING} on")
         for one in ones:
             one.ask("/hello", HOST)
             one.ask("/upload", HOST, method="POST", end=False)
         for port in new:
             port.flush()
-        await until(lambda ones=ones: all(0 in one.answers for one in ones), "all are answered")
+        await until(lambda ones=ones: all(0 in one.answers for one in ones), f"all are answered, from {first * SHARING} on")
         ports += new
     return ports
 

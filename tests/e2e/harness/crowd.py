@@ -20,8 +20,8 @@ from harness.spoken import note
 UDP_SEGMENT = 103  # of linux/udp.h
 
 
-async def until(condition: Callable[[], bool], what: str, limit: float = 60) -> None:
-    """Wait for *condition*, at most *limit* seconds."""
+async def until(condition: Callable[[], bool], what: str, limit: float = 300) -> None:
+    """Wait for *condition*, at most *limit* seconds: a bound, far above what a busy machine needs."""
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, f"never: {what}"

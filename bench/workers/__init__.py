@@ -1,0 +1,1 @@
+"""Several workers beside one process: processor time for a request, how evenly they share, and memory. ``make bench-workers``."""
