@@ -198,7 +198,7 @@ class World:
     def _transmit(self) -> None:
         for client in self.clients:
             for data, _ in client.quic.datagrams_to_send(self.now):
-                self._send(data, client, (client.address, client.comes_to))
+                self._send(data, client, client.address)
         while True:
             datagrams = self.endpoint.take_datagrams(self.now)
             for transmit in datagrams:
@@ -217,17 +217,18 @@ class World:
         if delay is not None and self._in_flight < self.link.capacity:
             self._order += 1
             self._in_flight += len(data)
-            heapq.heappush(self._queue, (self.now + delay, self._order, data, client, source))
+            way = None if source is None else (source, client.comes_to)
+            heapq.heappush(self._queue, (self.now + delay, self._order, data, client, way))
 
     def _deliver(self) -> None:
         batch = []
         while self._queue and self._queue[0][0] <= self.now:
-            _, _, data, client, source = heapq.heappop(self._queue)
+            _, _, data, client, way = heapq.heappop(self._queue)
             self._in_flight -= len(data)
-            if source is None:
+            if way is None:
                 client.quic.receive_datagram(data, SERVER, self.now)
             else:
-                batch.append(Datagram(data, *source))
+                batch.append(Datagram(data, *way))
         if batch:
             self._events(self.endpoint.receive(batch, self.now))
         for client in self.clients:

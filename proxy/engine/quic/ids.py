@@ -94,7 +94,7 @@ class Minter:
         cid = self._mint()
         return cid, blake2b(cid, key=self._token_key, digest_size=_TOKEN_BYTES).digest()
 
-    def token(self, data: bytes, gone: Callable[[bytes], bool]) -> bytes | None:
+    def token(self, data: bytes, gone: Callable[[bytes], bool] = lambda _: False) -> bytes | None:
         """The reset token of the connection ID that *data* begins with; None where it can't be from us, of any slot.
 
         An opaque one may be, and one that names us; of those whose tokens instances share, also one that names a server which is *gone*.
