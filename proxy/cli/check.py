@@ -115,6 +115,9 @@ def summary(configuration: Configuration, snapshot: Snapshot, now: float) -> lis
         proxied = ", PROXY protocol from trusted peers" if listener.proxy_protocol_from else ""
         protocols = [name for name in ("http/1.1", "h2", "h3") if name in listener.protocols]
         lines.append(f"listener {listener.name}: {' '.join(protocols)}{public}{proxied}")
+    for tier in snapshot.l4:
+        names = f", other instances for {', '.join('*' + name if name[0] == '.' else name for name in tier.sni)}" if tier.sni else ""
+        lines.append(f"l4 listener {tier.name}: {' '.join(sorted(tier.protocols))}, new connections by {tier.initial_key}{names}")
     lines.append("admin: off" if snapshot.admin is None else f"admin: {_address(snapshot.admin)}")
     engines = configuration.server.engines
     lines.append(f"engines: {choose('h2', engines.h2).name} for HTTP/2, {choose('quic', engines.quic).name} for HTTP/3")

@@ -84,6 +84,10 @@ def _wanted(configuration: Configuration) -> Iterator[_Wanted]:
             yield _Wanted(listener.address, "tcp", "server.listeners")
         if "h3" in listener.protocols:
             yield _Wanted(listener.address, "udp", "server.listeners")
+    for tier in configuration.l4:
+        for protocol, transport in (("tcp", "tcp"), ("quic", "udp")):
+            if protocol in tier.protocols:
+                yield _Wanted(tier.address, transport, "l4")
     admin = configuration.server.admin
     if isinstance(admin, Admin):
         yield _Wanted(admin.address, "tcp", "server.admin")
