@@ -70,6 +70,6 @@ USER 10001:10001
 WORKDIR /state
 EXPOSE 8443/tcp 8443/udp 9090/tcp
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 CMD ["qproxy-healthy"]
+HEALTHCHECK --interval=5s --timeout=10s --start-period=60s --retries=3 CMD ["qproxy-healthy"]
 ENTRYPOINT ["qproxy"]
 CMD ["-c", "/etc/qproxy"]
