@@ -209,8 +209,7 @@ class Proxy:
             try:
                 self._process.wait(3)
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait(10)
+                self.crash()  # with its workers, which would finish what they have
             self._process = None
 
     # What it tells
