@@ -74,11 +74,11 @@ class Strays:
         named = self._mint.named_by(cid, whole=long)
         if named is None or named.server_id == self._mint.server_id:
             return False
+        if not others.lives(named.server_id):
+            return False
         if self.relayed:
             self.looped += 1
             return True
-        if not others.lives(named.server_id):
-            return False
         if self._full(data):
             self.dropped += 1
         else:

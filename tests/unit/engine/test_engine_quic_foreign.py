@@ -127,13 +127,24 @@ def test_nobody_is_asked_unless_there_are_others(engine) -> None:
 @every_engine
 def test_what_came_through_a_relay_goes_no_further(engine) -> None:
     world = instance(engine)
-    relayed = [Datagram(data, PEER, RELAY) for data in (short(minted(b"east")), long(0xE0, minted(b"east"), 80), short(minted(b"gone")))]
+    relayed = [Datagram(data, PEER, RELAY) for data in (short(minted(b"east")), long(0xE0, minted(b"east"), 80))]
     assert world.endpoint.receive_relayed(relayed, 0.0) == []
     assert world.endpoint.take_foreign() == []
     assert told(world) == (0, 0, 0)
-    assert world.endpoint.looped == 3
+    assert world.endpoint.looped == 2
     world.inject(short(minted(b"east")))
     assert len(world.endpoint.take_foreign()) == 1
+
+
+@every_engine
+def test_a_client_of_an_instance_that_is_gone_hears_so_through_the_relay(engine) -> None:
+    """A tier sends what names a dead instance to a living one: that is no loop, and the client is to begin anew at once."""
+    world = instance(engine)
+    cid, token = Minter(KEYS, random.Random(1).randbytes, Routable(LAYOUT, b"gone", 0), 5)()
+    world.endpoint.receive_relayed([Datagram(short(cid), PEER, RELAY)], 0.0)
+    [answer] = world.endpoint.take_datagrams(0.0)
+    assert (answer.data[-16:], answer.peer, answer.local) == (token, PEER, RELAY)
+    assert world.endpoint.looped == 0
 
 
 @every_engine
