@@ -87,8 +87,8 @@ class Relay:
         self._loop = asyncio.get_running_loop()
         self.heard: Callable[[Envelope, Address], None] | None = None
         """Told of each HELLO, and where it came from."""
-        self.takers: Mapping[int, Answered] = {}
-        """Who takes answers, by the port that clients send to."""
+        self.takers: Mapping[bytes, Answered] = {}
+        """Who takes answers, by the address that clients send to, ``packed``; or by its port alone (two bytes), for all addresses."""
         self.sent = self.received = self.nobodys = 0
         """Envelopes; and answers for a port that nobody here has."""
 
@@ -201,7 +201,7 @@ class Relay:
                         self.heard(envelope, source[:2])
                     continue
                 self.received += 1
-                taker = self.takers.get(int.from_bytes(envelope.local[16:]))
+                taker = self.takers.get(envelope.local) or self.takers.get(envelope.local[16:])
                 if taker is None:
                     self.nobodys += 1
                     continue

@@ -69,7 +69,7 @@ class Tier:
                 own.udp = UdpTier(udp, listener.address, own.router, relay, {})
                 stack.callback(own.udp.close)
         if self._relay is not None:
-            self._relay.takers = {each.listener.address[1]: each.udp for each in self._listeners if each.udp is not None}
+            self._relay.takers = {each.udp.answers_for: each.udp for each in self._listeners if each.udp is not None}
             self._learn_keys()
             self._aim()
             means.metrics.before_read.append(self._show)

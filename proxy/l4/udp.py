@@ -51,6 +51,8 @@ class UdpTier:
         self._any = address[0] in {"0.0.0.0", "::"}  # noqa: S104  # compared with, not bound to
         self._port = address[1]
         self._local = packed(address)
+        self.answers_for = self._local[16:] if self._any else self._local
+        """See ``relay.Relay.takers``."""
         self._mapped = sock.family == socket.AF_INET6
         self._buffer = memoryview(bytearray(65536))
         self._run = Run()

@@ -82,7 +82,7 @@ class Place:
         targets = {name: Target(instance.address, 8443) for name, instance in zip(names, self.instances, strict=True)}
         self.udp = UdpTier(sock, (host, self.address[1]), self.router, self.relay, targets)
         self.udp.sources = {target.envelopes: pool.find(name) for name, target in targets.items()}
-        self.relay.takers = {self.address[1]: self.udp}
+        self.relay.takers = {self.udp.answers_for: self.udp}
         self.udp.start()
         stack.callback(self.relay.close)
         stack.callback(self.udp.close)
@@ -131,6 +131,20 @@ async def test_the_answer_leaves_from_the_address_that_the_client_knows(stack, h
     assert unpacked(envelope.client) == place.client.getsockname()[:2]
     place.instances[0].answer(envelope, relay, b"\x40 answer", ecn=2)
     assert await place.heard() == (b"\x40 answer", place.address)
+
+
+async def test_listeners_that_share_a_port_answer_each_from_their_own_address(stack):
+    place = Place(stack, "127.0.0.1")
+    address = ("127.0.0.2", place.address[1])
+    other = UdpTier(bind_udp(address), address, place.router, place.relay, place.udp.targets)
+    place.relay.takers = {udp.answers_for: udp for udp in (place.udp, other)}
+    other.start()
+    stack.callback(other.close)
+    for to in (place.address, address):
+        place.client.sendto(short(b"\1"), to)
+        envelope, relay = await place.instances[0].next()
+        place.instances[0].answer(envelope, relay, b"\x40 answer")
+        assert await place.heard() == (b"\x40 answer", to)
 
 
 async def test_a_batch_of_one_client_travels_in_one_envelope_and_so_do_the_answers(stack):
