@@ -344,7 +344,7 @@ class Quic(Model):
     """Whether a new client first has to prove its address, by a round trip more (Retry): against floods from addresses that are not the
     sender's own. ``auto``: while many handshakes are in progress or fail, a quarter of one of the two bounds below."""
     handshakes: int = Field(default=1000, ge=1, le=1_000_000)
-    """Handshakes in progress on a listener at any time. What comes beyond is dropped, and clients try again by themselves."""
+    """Handshakes in progress at any time, on a listener in each worker. What comes beyond is dropped; clients try again by themselves."""
     handshakes_per_network: int = Field(default=250, ge=1, le=1_000_000)
     """The same for the clients of one network, an IPv4 /24 or an IPv6 /48. Where a load balancer in front hides their addresses, all of
     them are of one."""

@@ -214,6 +214,8 @@ class Supervisor:
     def _died(self, crew: Crew, child: Child, code: int) -> None:
         life = time.monotonic() - child.began
         if crew in self._leaving or self._stopping:
+            if code and not self._stopping:
+                self._say("error", f"{child.role} ended while it drained", pid=child.pid, **ending(code))
             self._left()
             return
         self._lend()

@@ -149,7 +149,7 @@ def killed(proxy, authority) -> Killed:
     stopped, clients = time.monotonic(), frozenset(connections(proxy, pid))
     kill(pid)
     gone_at = time.monotonic()
-    told = re.compile(rf'"event":"worker (\d+) ended; it is started again","pid":{pid},')
+    told = re.compile(rf'"event":"worker (\d+) ended(?: while it drained|; it is started again)","pid":{pid},')
     proxy.wait_for(lambda: told.search(proxy.logs()), "tells of the dead worker")
     return Killed(name, int(told.search(proxy.logs())[1]), stopped, gone_at, clients)
 

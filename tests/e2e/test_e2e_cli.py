@@ -101,7 +101,8 @@ def test_check_says_what_a_right_configuration_has(proxy):
         assert any(
             line.startswith("pool a.example.com/header: 3 endpoints, consistent_hash by header x-user, probes /health") for line in lines
         )
-        assert lines[-1] == f"{proxy.config}: right, 0 warnings"
+        assert lines[-2] == f"{proxy.config}: right, 0 warnings"
+        assert lines[-1] == f"the proxy that runs (process {proxy.process.pid}) has this configuration"
 
 
 def test_check_changes_nothing(proxy):
@@ -113,7 +114,7 @@ def test_check_changes_nothing(proxy):
 def test_schema_is_a_json_schema_and_the_reference_page_is_made_from_it():
     schema = json.loads(qproxy("schema").out)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert set(schema["properties"]) == {"server", "site", "sites", "pools"}
+    assert set(schema["properties"]) == {"server", "site", "sites", "pools", "l4"}
     assert schema["additionalProperties"] is False
     assert qproxy("schema", "--markdown").out == (ROOT / "docs" / "reference" / "configuration.md").read_text()
 

@@ -169,7 +169,7 @@ class Flood:
 
 
 async def test_under_a_flood_of_hellos_honest_clients_get_in_and_later_nobody_is_asked(start_proxy, authority):
-    proxy = start_proxy(server={"quic": {"handshakes": HANDSHAKES}, "timeouts": {"handshake": "2s"}})
+    proxy = start_proxy(server={"workers": 1, "quic": {"handshakes": HANDSHAKES}, "timeouts": {"handshake": "2s"}})
     async with http3(authority, proxy.port) as client:
         assert (await client.get("/hello", host=HOST)).status == 200
         assert client._quic._retry_count == 0
@@ -195,7 +195,7 @@ async def test_under_a_flood_of_hellos_honest_clients_get_in_and_later_nobody_is
 
 
 def test_handshakes_of_one_network_leave_room_for_others(start_proxy, authority):
-    proxy = start_proxy(server={"quic": {"retry": "never", "handshakes_per_network": 5}})
+    proxy = start_proxy(server={"workers": 1, "quic": {"retry": "never", "handshakes_per_network": 5}})
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.bind(("127.77.0.1", 0))
         for _ in range(20):

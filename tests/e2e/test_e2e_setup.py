@@ -66,9 +66,11 @@ def test_no_network(machine, tmp_path):
 
 def test_programs_that_are_missing_are_named_to_those_who_are_not_root(machine, tmp_path):
     if (Path("/usr/sbin") / "nginx").exists():
-        expected = "chromium curl nghttp2-client ngtcp2-client openssl util-linux"  # /usr/sbin is looked at, whatever PATH says
+        expected = (
+            "chromium curl nghttp2-client ngtcp2-client openssl prometheus systemd util-linux"  # /usr/sbin is looked at, whatever PATH says
+        )
     else:
-        expected = "chromium curl nghttp2-client ngtcp2-client nginx-light openssl util-linux"
+        expected = "chromium curl nghttp2-client ngtcp2-client nginx-light openssl prometheus systemd util-linux"
     machine("apt-get", "exit 99")
     (tmp_path / "bin" / "id").unlink()
     machine("id", "echo 1000")
