@@ -7,12 +7,13 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from containers import build, fleet
 from containers.balancer import Balancer
-from containers.fleet import COMPOSE, Fleet
+from containers.fleet import COMPOSE, TIER, Fleet
 from harness.authority import Authority
 
 HOSTS = ("a.example.com", "b.example.com")
@@ -88,6 +89,33 @@ def three(stand: Fleet) -> Fleet:
     """A fleet of three healthy instances."""
     stand.up(3)
     return stand
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What clients connect to, on loopback, and who watches the instances behind it."""
+
+    way: Balancer
+    watch: Balancer
+
+    @property
+    def port(self) -> int:
+        return self.way.port
+
+    @property
+    def deals(self) -> bool:
+        """Whether it deals clients to the instances by itself."""
+        return self.way is self.watch
+
+
+@pytest.fixture(params=["tier", "4-tuples"])
+def front(request: pytest.FixtureRequest, balancer: Balancer) -> Iterator[Front]:
+    """The L4 tier, through a NAT; and a balancer that knows 4-tuples only."""
+    if request.param == "tier":
+        with Balancer([TIER], checks=False) as nat:
+            yield Front(nat, balancer)
+    else:
+        yield Front(balancer, balancer)
 
 
 @pytest.fixture

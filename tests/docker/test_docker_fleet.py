@@ -132,7 +132,7 @@ def test_scaled_from_three_to_five_nothing_is_lost_and_no_connection_moves(three
         load.more(30)
         assert held(load, "", began)
         new = {instance.host for instance in three.instances} - old
-        with Load(load._authority, balancer.port, clients=40, versions=["HTTP/1.1"]) as more:
+        with Load(load._authority, load._port, clients=40, versions=["HTTP/1.1"]) as more:
             more.more(100)
         assert len(new) == 2
         assert new <= instances_of(more.results)

@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[3]
 COMPOSE = Path(sys.executable).parent / "docker-compose"
 PROJECT = "qproxy-test"
 PORT, HEALTH_PORT = 8443, 8081
+TIER = "10.83.0.2"
+"""The address of the tier, as docker-compose.yml has it."""
 LIMIT = 60.0
 
 
