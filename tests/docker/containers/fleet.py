@@ -69,7 +69,9 @@ class Fleet:
         return run(COMPOSE, "-p", PROJECT, "--project-directory", ROOT, *files, *arguments, environment=self._environment)
 
     def up(self, instances: int = 3) -> None:
-        """So many instances, all healthy; what runs already stays as it is."""
+        """So many instances, all healthy; what runs already stays as it is, and may have been paused or cut off just before."""
+        for instance in self.instances if self.containers("qproxy") else ():
+            self.await_health(instance)
         self.compose("up", "-d", "--no-build", "--wait", "--no-recreate", "--scale", f"qproxy={instances}")
 
     def down(self) -> None:
