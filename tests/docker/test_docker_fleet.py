@@ -104,6 +104,10 @@ def test_an_instance_that_is_paused_holds_up_nobody_else(three, balancer, load):
     load.more(30)
     assert held(load, victim.host, paused)
     assert not lost_elsewhere(load, victim.host), f"{load.summary()} {balancer.changes}"
+    # Its clients have given up, and told so to others, to which the balancer has moved them: a drain would wait for them.
+    docker("kill", victim.id)
+    docker("start", victim.id)
+    three.await_health(victim)
 
 
 def test_a_rolling_restart_loses_nothing(three, balancer, load):
