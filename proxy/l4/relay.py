@@ -12,15 +12,11 @@ from typing import Protocol
 
 from proxy.cluster.envelope import ANSWER, DATAGRAM, HASHED, HELLO, OVERHEAD, Envelope, Opener, Sealer
 from proxy.l4.outbox import MAX_SEGMENTED_BYTES, MAX_SEGMENTS, SOL_UDP, UDP_GRO, Control, Outbox
-from proxy.listen.bind import Buffers
+from proxy.listen.bind import Buffers, allow_fragments, mtu_to
 from proxy.message import Address
 
 READS = 32
 """Reads of a socket in one turn of the loop, each of as many datagrams as the kernel has joined."""
-
-IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_MTU = 10, 0, 14
-IPV6_MTU_DISCOVER, IPV6_MTU = 23, 24
-"""Linux's numbers (linux/in.h, linux/in6.h), which Python does not name."""
 
 ECN = 0b11
 """The bits of ECN in what was the type of service (RFC 3168)."""
@@ -170,11 +166,7 @@ class Relay:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._buffers.send)
         if hasattr(socket, "AF_PACKET"):  # Linux
             sock.setsockopt(SOL_UDP, UDP_GRO, 1)
-            # What a client has sent at the full size of its way is larger in an envelope: it may be cut on ours.
-            if family == socket.AF_INET:
-                sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
-            else:
-                sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_DONT)
+        allow_fragments(sock)
         sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", 0))  # noqa: S104  # where instances are reached from is the system's to say
         self._loop.add_reader(sock.fileno(), self._readable, sock)
         return sock, Outbox(sock)
@@ -224,15 +216,8 @@ def _family(address: Address) -> socket.AddressFamily:
 
 
 def _mtu(address: Address) -> int:
-    """The largest IP packet on the way to *address*, as far as the system knows it."""
-    family = _family(address)
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.connect(address)
-            option = (socket.IPPROTO_IPV6, IPV6_MTU) if family == socket.AF_INET6 else (socket.IPPROTO_IP, IP_MTU)
-            return max(LEAST_MTU, min(65535, sock.getsockopt(*option)))
-    except OSError:
-        return LEAST_MTU
+    """The largest IP packet that is sent to *address* whole."""
+    return max(LEAST_MTU, min(65535, mtu_to(address) or LEAST_MTU))
 
 
 _NOTHING: Control = []

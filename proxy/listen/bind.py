@@ -18,8 +18,12 @@ that systems have for them. So a client that is gone without a word is kept for 
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 """Linux's numbers (asm-generic/socket.h): buffers beyond what is allowed to everybody, for who has CAP_NET_ADMIN."""
 
-IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTUDISC_PROBE = 10, 23, 3
-"""Linux's numbers (linux/in.h, linux/in6.h): datagrams are never fragmented, whatever the kernel believes of the path."""
+IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTUDISC_DONT, PMTUDISC_PROBE = 10, 23, 0, 3
+"""Linux's numbers (linux/in.h, linux/in6.h). DONT: what is too large for a link is fragmented there; PROBE: datagrams are never
+fragmented, whatever the kernel believes of the path."""
+
+IP_MTU, IPV6_MTU = 14, 24
+"""Linux's numbers, of a connected socket; Python does not name them."""
 
 _LINUX = hasattr(socket, "AF_PACKET")
 
@@ -121,6 +125,27 @@ def prepare_udp(sock: socket.socket, buffers: Buffers) -> None:
             sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE)  # of IPv6 sockets too: clients of IPv4 may come there
             if sock.family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE)
+
+
+def allow_fragments(sock: socket.socket) -> None:
+    """Have datagrams cut where a link is too small for them: for envelopes, which are larger than what a client sent at its path's size."""
+    if _LINUX:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DONT)
+        if sock.family == socket.AF_INET6:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DONT)
+
+
+def mtu_to(address: Address) -> int | None:
+    """Bytes of the largest IP packet on the way to *address*, as far as the system knows it; None where it does not tell."""
+    six = ":" in address[0]
+    try:
+        with socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect(address)
+            return sock.getsockopt(socket.IPPROTO_IPV6 if six else socket.IPPROTO_IP, IPV6_MTU if six else IP_MTU)
+    except OSError:
+        return None
 
 
 def set_buffer(sock: socket.socket, option: int, size: int) -> bool:

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import os
 import socket
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from random import SystemRandom
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from proxy.cluster.hello import Hello, State, decode
 from proxy.cluster.peers import ASK_EVERY, Peers
 from proxy.cluster.relays import Relay, Relays
 from proxy.engine.seam import Datagram, Foreign, Transmit
+from proxy.listen.bind import allow_fragments, mtu_to
 from proxy.listen.handover import Handover
 from proxy.listen.totals import Totals
 from proxy.listen.udp_socket import UdpSocket
@@ -36,12 +36,6 @@ ROOMS = 1024
 
 USUAL_MTU = 1500
 """Of Ethernet, where the system does not tell."""
-
-IP_MTU, IPV6_MTU = 14, 24
-"""Linux's numbers (linux/in.h, in6.h), of a connected socket; Python does not name them."""
-
-IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTUDISC_DONT = 10, 23, 0
-"""Linux's numbers: with DONT, what is too large for a link is fragmented there, and nothing is told to drop it."""
 
 _BACK = 2
 _RELAY = 18 + 18 + _BACK
@@ -85,7 +79,7 @@ class Envelopes:
         self.peers = peers
         self._address = address
         self._socket = UdpSocket(sock, address)
-        _fragment(sock)
+        allow_fragments(sock)
         self._opener = Opener(keys)
         self._sealer = Sealer(epoch, keys[epoch], os.urandom)
         self._sealing = (epoch, keys[epoch])
@@ -300,7 +294,7 @@ class Envelopes:
         if room is None:
             if len(self._rooms) >= ROOMS:
                 self._rooms.clear()
-            room = self._rooms[to] = _mtu(to) - (48 if ":" in to[0] else 28) - OVERHEAD
+            room = self._rooms[to] = (mtu_to(to) or USUAL_MTU) - (48 if ":" in to[0] else 28) - OVERHEAD
         return room
 
     # Other workers of the port
@@ -366,27 +360,6 @@ class Envelopes:
         if self._handover is not None:
             self._loop.remove_reader(self._handover.fileno())
             self._handover.close()
-
-
-def _fragment(sock: socket.socket) -> None:
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DONT)
-    if sock.family == socket.AF_INET6:
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DONT)
-
-
-def _mtu(to: Address) -> int:
-    """Of the way there, as far as the system knows."""
-    six = ":" in to[0]
-    try:
-        with socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.connect(to)
-            return sock.getsockopt(socket.IPPROTO_IPV6 if six else socket.IPPROTO_IP, IPV6_MTU if six else IP_MTU)
-    except OSError:
-        return USUAL_MTU
 
 
 def _anybody() -> int:
