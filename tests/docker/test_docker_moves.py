@@ -29,14 +29,14 @@ async def test_aioquic_behind_a_nat_that_changes_its_port(authority, front):
                 if await client.size(stream) > moves * MIB * 3:
                     relay.rebind()
                     moves += 1
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02)  # how much has come gives no event
             for _ in range(30):  # until it came to another instance, where the balancer deals by the port
                 if not front.deals or front.way.instance_of(outside(relay)) not in {at, None}:
                     break
                 relay.rebind()
                 client._quic.send_ping(0)
                 client.transmit()
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # until the balancer has seen the PING
             if front.deals:
                 assert front.way.instance_of(outside(relay)) != at, "the balancer has sent it elsewhere"
             answer = await client.answer(stream, 120)
