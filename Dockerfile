@@ -1,10 +1,13 @@
 # qproxy in a container: docs/how-to/run-in-containers.md. Builds with BuildKit and with the classic builder.
 #   BASE_IMAGE  a Python of 3.11 or later, as python:3.12-slim
 #   NATIVE      build: the QUIC engine is built here from native/, in some minutes; wheel: it is the wheel in dist/; off: without it
+#   NATIVE_IMAGE  what it is built in, where that is to be another image: Debian's, with a Python of 3.11 or later. Where that has cargo,
+#               rustup is not asked for it
 ARG BASE_IMAGE=python:3.12-slim
+ARG NATIVE_IMAGE
 
 # hadolint ignore=DL3006
-FROM ${BASE_IMAGE} AS native
+FROM ${NATIVE_IMAGE:-${BASE_IMAGE}} AS native
 LABEL qproxy.stage=build
 ARG NATIVE=build
 ARG RUST=1.88.0
@@ -18,11 +21,12 @@ SHELL ["/bin/sh", "-euc"]
 RUN case $NATIVE in \
     build) \
         rm -f /wheels/*.whl; \
-        apt-get update -q; \
-        apt-get install -y -q --no-install-recommends ca-certificates curl; \
-        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs -o /tmp/rustup; \
-        sh /tmp/rustup -y -q --profile minimal --default-toolchain "$RUST"; \
-        scripts/debian-packages native; \
+        if ! command -v cargo >/dev/null; then \
+            apt-get update -q; \
+            apt-get install -y -q --no-install-recommends ca-certificates curl; \
+            curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs -o /tmp/rustup; \
+            sh /tmp/rustup -y -q --profile minimal --default-toolchain "$RUST"; \
+        fi; \
         scripts/native patch; \
         PATH=$HOME/.cargo/bin:$PATH pip wheel --no-cache-dir --no-deps -w /wheels ./native ;; \
     wheel) ls /wheels/qproxy_native-*.whl >/dev/null || { echo "NATIVE=wheel, and there is no qproxy_native-*.whl in dist/" >&2; exit 1; } ;; \

@@ -12,7 +12,7 @@ ENGINES ?= installed
 E2E = $(BIN)/pytest -q -n $(WORKERS) --dist loadfile $(if $(filter-out installed,$(ENGINES)),--engines=$(ENGINES))
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
-.PHONY: help venv demo native native-test native-wheel-test engines test test-docker soak lint types imports unit e2e coverage bench bench-full bench-fleet bench-workers profile micro micro-instructions fuzz fuzz-h2 fuzz-quic compiled test-compiled smoke-compiled wheel packages clean conformance
+.PHONY: help venv demo native native-test native-wheel-test engines test test-docker soak lint types imports unit e2e coverage bench bench-full bench-fleet bench-tier bench-workers profile micro micro-instructions fuzz fuzz-h2 fuzz-quic compiled test-compiled smoke-compiled wheel packages clean conformance
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -104,6 +104,10 @@ bench-full: $(VENV)/.bench packages bench-builds ## The same with every workload
 
 bench-fleet: $(VENV)/.bench ## A fleet of 100 instances in virtual time: which balancer keeps connections, how evenly policies deal, in minutes
 	$(BIN)/python -m bench.fleet
+
+bench-tier: $(VENV)/.bench ## The L4 tier beside nginx's stream module and HAProxy, in a minute or two; BENCH takes options
+	@scripts/debian-packages bench
+	$(BIN)/python -m bench.tier $(BENCH)
 
 bench-workers: $(VENV)/.bench packages bench-builds ## Two workers beside one process: processor time, spread, memory, 10,000 idle connections; BENCH takes options
 	$(BIN)/python -m bench.workers $(BENCH)

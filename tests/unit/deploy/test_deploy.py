@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from proxy.cluster.envelope import REFUSALS
+from proxy.l4.meters import RESULTS, TABLES
+from proxy.l4.routing import DROPS, RULES
+
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
 BIN = Path(sys.executable).parent
@@ -65,6 +69,30 @@ def test_prometheus_can_read_every_query(tmp_path, query):
 def test_prometheus_takes_its_configuration_and_the_rules_do_what_they_say():
     ran("promtool", "check", "config", DEPLOY / "prometheus" / "prometheus.yml")
     ran("promtool", "test", "rules", "qproxy.test.yml", cwd=DEPLOY / "prometheus")
+
+
+def alerts():
+    for group in yaml.safe_load((DEPLOY / "prometheus" / "rules" / "qproxy.yml").read_text())["groups"]:
+        for rule in group["rules"]:
+            if "alert" in rule:
+                yield pytest.param(group["name"], rule, id=rule["alert"])
+
+
+@pytest.mark.parametrize(("group", "rule"), list(alerts()))
+def test_each_alert_says_how_bad_it_is_and_those_of_tier_and_cluster_what_to_do(group, rule):
+    assert rule["labels"]["severity"] in {"warning", "critical"}
+    assert rule["annotations"]["summary"]
+    if group != "qproxy":
+        assert rule["for"]
+        assert rule["annotations"]["description"]
+        assert rule["alert"] in (ROOT / "docs/how-to/run-the-l4-tier.md").read_text()
+
+
+def test_reasons_and_rules_in_queries_are_those_that_are_counted():
+    counted = {"reason": {*DROPS, *REFUSALS}, "result": {*RESULTS, "ok", "failed"}, "rule": {*RULES}, "table": {*TABLES}}
+    for query in queries():
+        for label, values in re.findall(r'(reason|result|rule|table)=~?"(\w[^"]*)"', query.values[0]):
+            assert set(values.split("|")) <= counted[label]
 
 
 def test_the_dockerfile():

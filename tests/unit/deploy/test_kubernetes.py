@@ -132,6 +132,13 @@ def test_the_server_id_is_that_of_the_aws_controller(configuration, deployment, 
     assert {port["port"] for port in service["spec"]["ports"]} == {443}
 
 
+def test_a_rolling_update_on_aws_waits_until_the_load_balancer_has_the_new_pods(deployment):
+    assert read("namespace.yaml")["metadata"]["labels"]["elbv2.k8s.aws/pod-readiness-gate-inject"] == "enabled"
+    annotations = read("service-aws.yaml")["metadata"]["annotations"]
+    assert annotations["service.beta.kubernetes.io/aws-load-balancer-nlb-target-type"] == "ip", "the gate is for no other targets"
+    assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+
+
 def test_the_autoscaler_goes_by_a_metric_that_qproxy_has_and_the_adapter_serves():
     custom, _ = read("hpa.yaml")["spec"]["metrics"]
     (rule,) = read("prometheus-adapter.yaml")["rules"]
