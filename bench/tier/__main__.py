@@ -288,7 +288,7 @@ def report(found: dict[str, dict[str, list[float]]], mtu: int) -> str:
         "# The L4 tier",
         "",
         f"So many in a second of the balancer's processor time, medians of {rounds} rounds; least and most behind it. One core for the",
-        f"balancer, one for clients and instance; loopback with an MTU of {mtu}. `python -m bench.tier --write`.",
+        f"balancer, one for clients and instance; loopback with an MTU of {mtu}. `make bench-tier BENCH=--write`.",
         "",
         "nginx passes datagrams as they are, by the client's address and port. qproxy reads the connection ID, and seals each datagram",
         "with the client's address for the instance (or opens what the instance has sealed).",
