@@ -17,6 +17,7 @@ Knows neither files nor who uses the keys.
 
 import base64
 import binascii
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -134,6 +135,8 @@ class Keyring:
 
     def __init__(self, keys: KeySet, own: bytes) -> None:
         self.own = own
+        self.opened: dict[Purpose, Counter[int]] = {purpose: Counter() for purpose in (Purpose.TICKET, Purpose.RETRY, Purpose.ENVELOPE)}
+        """How much was opened so far, by the epoch of its key: whoever opens counts here."""
         self._derived: dict[tuple[Purpose, int], bytes] = {}
         self.replace(keys)
 

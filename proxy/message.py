@@ -33,6 +33,16 @@ def host_of(authority: bytes) -> bytes:
     return authority.split(b":", 1)[0].lower().removesuffix(b".")
 
 
+def unmapped(host: str) -> str:
+    """An IP address as text, where a dual-stack socket shows IPv4 in its IPv6 form (``::ffff:192.0.2.1``; RFC 4291, section 2.5.5.2)."""
+    return host[7:] if host.startswith("::ffff:") and "." in host else host
+
+
+def mapped(host: str) -> str:
+    """The same the other way round: as a dual-stack socket takes it."""
+    return host if ":" in host else "::ffff:" + host
+
+
 def bracketed(host: bytes) -> bytes:
     """A host as it stands in an authority: an IPv6 address in brackets."""
     return b"[%b]" % host if b":" in host else host

@@ -69,6 +69,7 @@ class ProxyMetrics:
         "stream_errors",
         "streams",
         "streams_open",
+        "tls_resumed",
         "upstream_connects",
         "upstream_open",
         "upstream_retries",
@@ -122,6 +123,7 @@ class ProxyMetrics:
         )
         self.quic_resets_sent = counter("qproxy_quic_stateless_resets_total", "Packets of connections that are gone, answered with a reset")
         self.quic_resumed = counter("qproxy_quic_resumed_total", "QUIC connections that resumed a session by its ticket")
+        self.tls_resumed = counter("qproxy_tls_resumed_total", "TLS connections over TCP that resumed a session by its ticket")
         self.quic_certificates_compressed = counter(
             "qproxy_quic_certificates_compressed_total", "QUIC handshakes in which the certificate went compressed", ("algorithm",)
         )
@@ -206,7 +208,7 @@ class ProxyMetrics:
             self.upstream_open,
             self.upstream_reused,
         )
-        for family in (self.server_up, self.http3_connections, self.config_generation, self.quic_resumed):
+        for family in (self.server_up, self.http3_connections, self.config_generation, self.quic_resumed, self.tls_resumed):
             family.cell()
         for kind in ("rebinding", "migration"):
             self.quic_path_changes.cell(kind)

@@ -23,6 +23,7 @@ from proxy.config.material import self_signed
 from proxy.config.names import parse_endpoint
 from proxy.control.explain import TRANSPORTS, Line, Question
 from proxy.control.explain import explain as explain_request
+from proxy.control.explain_tier import explain_tier, tier_listener
 from proxy.control.state import SECRET_BYTES, StateError, read_secret
 from proxy.keys import Keyring, Purpose
 from proxy.observe import Metrics
@@ -46,7 +47,7 @@ STEP_WIDTH = 12
 def explain(  # noqa: PLR0913, PLR0917  # click gives each option an argument
     config: Path, url: str, method: str, headers: tuple[str, ...], client: str, protocol: str
 ) -> None:
-    """Say step by step where a request for URL would go, and why.
+    """Say step by step where a request for URL would go, and why; through an L4 tier, to which instance.
 
     Nothing is sent or written. The backends' states come from the qproxy that runs with this configuration's admin address, if one does.
     """
@@ -69,7 +70,12 @@ def explain(  # noqa: PLR0913, PLR0917  # click gives each option an argument
         notes.append(Line("secret", f"none in {configuration.state} before the first start: then keys, and what they choose, are others"))
     keyring = Keyring(keys, b"")
     secret = keyring.derive(Purpose.HASH, keyring.sealing(time.time()))
-    for line in [*explain_request(snapshot, question, secret, now, places), *notes]:
+    tier = tier_listener(snapshot, question)
+    if tier is None:
+        lines = explain_request(snapshot, question, secret, now, places)
+    else:
+        lines = explain_tier(tier, question, keys.ring_key, now, places)
+    for line in [*lines, *notes]:
         click.echo(f"{line.step:<{STEP_WIDTH}} {line.text}".rstrip())
 
 

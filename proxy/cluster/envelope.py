@@ -152,12 +152,13 @@ class Sealer:
 class Opener:
     """Opens what comes to one process, each envelope once. *keys* has the 32 bytes of each epoch that may be used.
 
-    What is refused is counted in ``refused``. Nothing is remembered of a sender before an envelope of it was authentic. The table is
-    bounded by ``SENDERS``: when it is full of senders that were heard of lately, others are refused.
+    What is refused is counted in ``refused``, what is not in *opened*, by epoch. Nothing is remembered of a sender before an envelope of it
+    was authentic. The table is bounded by ``SENDERS``: when it is full of senders that were heard of lately, others are refused.
     """
 
-    def __init__(self, keys: Mapping[int, bytes]) -> None:
+    def __init__(self, keys: Mapping[int, bytes], opened: Counter[int] | None = None) -> None:
         self._keys = dict(keys)
+        self.opened: Counter[int] = Counter() if opened is None else opened
         self._senders: dict[bytes, _Sender] = {}
         self._swept_at = float("-inf")
         self.refused: Counter[str] = Counter()
@@ -214,6 +215,7 @@ class Opener:
             self.refused["replayed"] += 1
             return None
         sender.epoch, sender.cipher, sender.heard_at = epoch, cipher, now
+        self.opened[epoch] += 1
         return envelope
 
     def _sweep(self, now: float) -> bool:

@@ -18,13 +18,13 @@ UNANSWERED = 5
 """HELLOs whose answer is still taken: all since a peer was alive."""
 
 MAX_PEERS = 1000
-"""Addresses that are asked."""
+"""Addresses that are asked; and as many more of those that leave."""
 
 
 class Peer:
     """Another instance, or an address where one is to be."""
 
-    __slots__ = ("_rate", "_second", "_sent", "address", "asked", "heard_at", "ports", "round_trip", "server_id", "state")
+    __slots__ = ("_rate", "_second", "_sent", "address", "asked", "heard_at", "leaving", "ports", "round_trip", "server_id", "state")
 
     def __init__(self, address: Address, rate: int) -> None:
         self._rate = rate
@@ -34,6 +34,8 @@ class Peer:
         self.asked: tuple[int, ...] = ()
         """``Envelope.time`` of the last HELLOs to it that it did not answer."""
         self.heard_at = float("-inf")
+        self.leaving = False
+        """Nobody is to be there any more; what it has goes on for as long as it answers."""
         self.server_id = b""
         self.state: State = "ready"
         self.ports: tuple[int, ...] = ()
@@ -83,13 +85,29 @@ class Peers:
         """Addresses beyond ``MAX_PEERS``."""
 
     def replace(self, addresses: Iterable[Address], now: float) -> None:
-        """These are the addresses from now on; what is known of those that stay is kept."""
+        """These are the addresses from now on; what is known of those that stay is kept.
+
+        One that goes and lives is asked for as long as it answers: who drains may have left the name of all, and its connections go on.
+        """
         wanted = list(dict.fromkeys(addresses))
         self.left_out = max(0, len(wanted) - MAX_PEERS)
         before = self._by_address
         if not before.keys() >= set(wanted):
             self._grew_at = now
         self._by_address = {address: before.get(address) or Peer(address, self.rate) for address in wanted[:MAX_PEERS]}
+        for peer in self._by_address.values():
+            peer.leaving = False
+        leaving = [peer for address, peer in before.items() if address not in self._by_address and peer.server_id != self.own]
+        for peer in leaving[-MAX_PEERS:]:
+            peer.leaving = True
+            self._by_address[peer.address] = peer
+        self.forget(now)
+
+    def forget(self, now: float) -> None:
+        """Those that were to leave, and answer no more."""
+        gone = [address for address, peer in self._by_address.items() if peer.leaving and not peer.lives(now)]
+        for address in gone:
+            del self._by_address[address]
         self._by_server_id = {
             server_id: peer for server_id, peer in self._by_server_id.items() if self._by_address.get(peer.address) is peer
         }
@@ -115,7 +133,7 @@ class Peers:
         peer.server_id, peer.state, peer.ports = hello.server_id, hello.state, hello.ports
         if hello.server_id and hello.server_id != self.own:
             other = self._by_server_id.get(hello.server_id)
-            if other is None or not other.lives(now):
+            if other is None or not other.lives(now) or (other.leaving and not peer.leaving):
                 self._by_server_id[hello.server_id] = peer
         return peer
 

@@ -23,14 +23,14 @@ class Forms:
 
 
 def connection_id_forms(configuration: Configuration, keys: Keyring, now: float) -> Forms:
-    """Those at the time *now*, in seconds since 1970. *keys* are those of *configuration*.
+    """Those at the time *now*, in seconds since 1970. *keys* are those that go with *configuration*.
 
     With keys of a cluster there is one form for each epoch, told apart by its configuration ID.
     """
     ids, server_id = configuration.server.quic.connection_ids, configuration.server_id
     if ids is None or server_id is None:
         return Forms(None)
-    if configuration.keys is None or ids.in_clear:
+    if not keys.keys.shared or ids.in_clear:
         return Forms(Routable(ids.layout(len(server_id)), server_id))
 
     def form(epoch: int) -> Routable:

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from balancer.quic_lb import MAX_BYTES
 from proxy.config.model_base import Model
 from proxy.config.model_pool import MAX_ENDPOINTS, MAX_WEIGHT
 from proxy.config.names import DNS, HexBytes, HostName, InstanceAddress, ProbePath, ServerName, SocketAddress
@@ -153,6 +154,10 @@ class L4Listener(Model):
                     "'envelope_port' is missing, and QUIC travels in envelopes; expected the port of the instances' server.cluster.address"
                 )
                 raise says(text, "instances")
+            longest = max((len(endpoint.server_id) for endpoint in endpoints if endpoint.server_id is not None), default=0)
+            if (both := longest + (nonce := self.instances.nonce)) > MAX_BYTES:
+                text = f"server IDs of {longest} bytes and a nonce of {nonce} are {both} bytes together"
+                raise says(f"{text}, and a connection ID has room for {MAX_BYTES}", "instances", "endpoints")
             if len({len(endpoint.server_id) for endpoint in endpoints if endpoint.server_id is not None}) > 1:
                 text = "server IDs of several lengths; expected one length, since connection IDs don't tell it"
                 raise says(text, "instances", "endpoints")

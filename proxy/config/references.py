@@ -101,7 +101,7 @@ class _Checker:
         self.warnings: list[Problem] = []
 
     def servers(self) -> None:
-        """``server`` stands once; its listeners and the admin address don't meet."""
+        """``server`` stands once; its listeners, the admin address and that for health checks don't meet."""
         first: Document | None = None
         for document in self._documents:
             if not isinstance(document.data, dict) or "server" not in document.data:
@@ -129,9 +129,15 @@ class _Checker:
             if clash is not None:
                 self._twice(document, path, f"address {_get(listener, 'address')}", (document, clash))
             taken.update({(address, kind): path for kind in kinds if (address, kind) not in taken})
-        admin = _get(document.data, "server", "admin", "address")
-        if (clash := taken.get((_address(admin), "tcp"))) is not None:
-            self._twice(document, ("server", "admin", "address"), f"address {admin}", (document, clash))
+        for name in ("admin", "health"):
+            path = ("server", name, "address")
+            given = _get(document.data, *path)
+            address = _address(given)
+            if address is None or not address[1]:
+                continue
+            if (clash := taken.get((address, "tcp"))) is not None:
+                self._twice(document, path, f"address {given}", (document, clash))
+            taken.setdefault((address, "tcp"), path)
 
     def l4(self) -> None:
         """Listeners of the tier stand on addresses of their own."""
@@ -144,8 +150,9 @@ class _Checker:
                 place: Path = ("server", "listeners", index, "address")
                 kinds = _kinds(_get(listener, "protocols"))
                 taken.update({(_address(_get(listener, "address")), kind): (document, place) for kind in kinds})
-            admin = _address(_get(document.data, "server", "admin", "address"))
-            taken[admin, "tcp"] = (document, ("server", "admin", "address"))
+            for name, kind in (("admin", "tcp"), ("health", "tcp"), ("cluster", "udp")):
+                place = ("server", name, "address")
+                taken[_address(_get(document.data, *place)), kind] = (document, place)
         shared = any(_get(document.data, "server", "cluster") is not None for document in self._documents)
         for document in tiers:
             for index, listener in enumerate(_list(_get(document.data, "l4"))):

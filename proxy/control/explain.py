@@ -3,11 +3,12 @@
 Uses the same snapshot, tables and pools as the data path, and changes nothing in them. Knows no sockets.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from balancer.affinity import address_key
+from balancer.pool import Step
 from proxy.early import why_wait
 from proxy.engine.events import RequestHead
 from proxy.engine.seam import EngineLimits
@@ -89,7 +90,7 @@ def explain(snapshot: Snapshot, question: Question, secret: bytes, now: float, p
     if question.plain:
         yield Line("certificate", "none: plain HTTP on the TLS port gets the health answer, or a redirect to https")
     else:
-        sni = name.decode() if not _is_address(name.decode()) else None
+        sni = name.decode() if not is_address(name.decode()) else None
         profile = snapshot.sni.select(sni)
         if profile is None:
             yield Line(
@@ -163,10 +164,11 @@ def _meant(listener: Listener, question: Question) -> bool:
 
 
 def _are(snapshot: Snapshot) -> str:
-    return "are " + "; ".join(f"{listener.name} ({', '.join(sorted(listener.protocols))})" for listener in snapshot.listeners)
+    return "are " + "; ".join(f"{listener.name} ({', '.join(sorted(listener.protocols))})" for listener in snapshot.sockets)
 
 
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """Whether a client would send no SNI for it."""
     return ":" in host or host.replace(".", "").isdigit()
 
 
@@ -186,7 +188,7 @@ def _variables(parts: RequestHead, question: Question, client: str, connection_k
         client_address=client.encode(),
         request_id=b"REQUEST-ID",
         affinity_key=connection_key.hex().encode(),
-        sni=b"" if _is_address(name.decode()) else name,
+        sni=b"" if is_address(name.decode()) else name,
     )
 
 
@@ -244,6 +246,16 @@ def _forward(action: Forward, key: bytes, source: str, now: float, places: Place
     shown = key.hex() if pool.key.kind in {"connection", "client_address"} else repr(key)
     yield Line("key", f"{source}: {shown}")
     steps = pool.balancer.explain(key, now)
+    yield from candidates(pool, steps, places)
+    if not any(step.chosen for step in steps):
+        yield Line("answer", "503: no backend of the pool is available")
+    else:
+        host = {None: "the client's Host", b"": "the endpoint's own Host"}.get(action.host, f"Host {(action.host or b'').decode()}")
+        yield Line("answer", f"the backend's; it is sent {host}")
+
+
+def candidates(pool: Pool, steps: Sequence[Step], places: Places) -> Iterator[Line]:
+    """The walk through a pool, and who is chosen."""
     if not steps:
         yield Line(
             "candidates", f"none: DNS has no backends for {', '.join(member.identity for member in pool.written)}, as far as is known"
@@ -253,11 +265,6 @@ def _forward(action: Forward, key: bytes, source: str, now: float, places: Place
         yield Line("candidates" if number == 1 else "", f"{mark} {number}. {step.backend.identity} ({step.state}): {step.why}")
         if place := places.get((pool.name, step.backend.identity)):
             yield Line("", f"     at {place}")
-    if not any(step.chosen for step in steps):
-        yield Line("answer", "503: no backend of the pool is available")
-    else:
-        host = {None: "the client's Host", b"": "the endpoint's own Host"}.get(action.host, f"Host {(action.host or b'').decode()}")
-        yield Line("answer", f"the backend's; it is sent {host}")
 
 
 def _key_source(pool: Pool, key: bytes, connection_key: bytes, question: Question) -> str:

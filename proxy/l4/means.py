@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxy.cluster.envelope import HASHED
+from proxy.deadlines import Deadlines
 from proxy.keys import Keyring
 from proxy.listen.bind import Buffers
 from proxy.listen.limits import AcceptLimits
@@ -26,6 +27,7 @@ class Means:
     handshake_timeout: Callable[[], float]
     """Seconds for the first bytes of a connection over TCP."""
     buffers: Buffers
+    deadlines: Deadlines
     clock: Callable[[], float]
     wall: Callable[[], float]
     random_bytes: Callable[[int], bytes]

@@ -12,7 +12,8 @@ from typing import Protocol
 
 from proxy.cluster.envelope import ANSWER, DATAGRAM, HASHED, HELLO, OVERHEAD, Envelope, Opener, Sealer
 from proxy.l4.outbox import MAX_SEGMENTED_BYTES, MAX_SEGMENTS, SOL_UDP, UDP_GRO, Control, Outbox
-from proxy.listen.bind import Buffers, allow_fragments, mtu_to
+from proxy.listen.bind import Buffers, allow_fragments, set_buffer
+from proxy.listen.ways import Ways
 from proxy.message import Address
 
 READS = 32
@@ -20,15 +21,6 @@ READS = 32
 
 ECN = 0b11
 """The bits of ECN in what was the type of service (RFC 3168)."""
-
-HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}
-"""Bytes of the headers of IP and UDP."""
-
-MTU_FOR = 60.0
-"""Seconds that the MTU of the way to an instance is remembered."""
-
-LEAST_MTU = 1280
-"""Of any way (RFC 8200, section 5); also where the system does not tell."""
 
 
 class Answered(Protocol):
@@ -77,7 +69,8 @@ class Relay:
         self._back = back
         self._sockets: dict[bool, tuple[socket.socket, Outbox]] = {}
         """By whether it is of IPv6."""
-        self._rooms: dict[Address, tuple[int, float]] = {}
+        self.room = Ways(OVERHEAD).room
+        """Bytes of datagrams that an envelope to an address has room for, by it and the time (monotonic)."""
         self._waiting: dict[Address, list[bytes]] = {}
         self._buffer = memoryview(bytearray(65536))
         self._loop = asyncio.get_running_loop()
@@ -102,13 +95,6 @@ class Relay:
         self._sockets.clear()
 
     # To instances
-
-    def room(self, address: Address, now: float) -> int:
-        """Bytes of datagrams that an envelope to *address* has room for without being cut into fragments on the first link."""
-        found = self._rooms.get(address)
-        if found is None or found[1] <= now:
-            found = self._rooms[address] = (_mtu(address) - HEADERS[_family(address)] - OVERHEAD, now + MTU_FOR)
-        return found[0]
 
     def put(self, to: Address, datagrams: list[bytes], *, client: bytes, local: bytes, port: int, ecn: int) -> None:  # noqa: PLR0913  # of an envelope
         """Seal *datagrams* of one client for the instance at *to*, whose listener has *port*; ``flush`` sends it.
@@ -162,8 +148,8 @@ class Relay:
     def _open(self, family: socket.AddressFamily) -> tuple[socket.socket, Outbox]:
         sock = socket.socket(family, socket.SOCK_DGRAM)
         sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffers.receive)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._buffers.send)
+        set_buffer(sock, socket.SO_RCVBUF, self._buffers.receive)
+        set_buffer(sock, socket.SO_SNDBUF, self._buffers.send)
         if hasattr(socket, "AF_PACKET"):  # Linux
             sock.setsockopt(SOL_UDP, UDP_GRO, 1)
         allow_fragments(sock)
@@ -209,15 +195,6 @@ def segment_of(control: Control) -> int:
         if level == SOL_UDP and kind == UDP_GRO:
             return int.from_bytes(data[:4], sys.byteorder)
     return 0
-
-
-def _family(address: Address) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-
-
-def _mtu(address: Address) -> int:
-    """The largest IP packet that is sent to *address* whole."""
-    return max(LEAST_MTU, min(65535, mtu_to(address) or LEAST_MTU))
 
 
 _NOTHING: Control = []

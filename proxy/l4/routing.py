@@ -35,8 +35,13 @@ DROPS = ("malformed", "no_instance")
 REMEMBERED_IDS = 65536
 """Connection IDs whose server ID is remembered, so that each is decrypted once; about 150 bytes each."""
 
+LEAST_INITIAL = 1200
+"""Bytes of a datagram that can begin a connection (RFC 9000, section 14.1). What is smaller is dealt and not remembered: it would fill the
+tables for a tenth of the price."""
+
 LINGER = 30.0
-"""Seconds after its last answer that an instance is kept which the configuration no longer has: its flows go on meanwhile."""
+"""Seconds after its last answer that an instance is kept which the configuration no longer has, where nobody knows better (``keep``): its
+flows go on meanwhile."""
 
 _ALIVE = frozenset({Condition.UP, Condition.DRAINING})
 _BY_ID, _BY_HANDSHAKE, _BY_DESTINATION, _BY_CLIENT, _BY_HASH = range(len(RULES))
@@ -103,6 +108,24 @@ class Router:
         self._departed.update((backend, now + LINGER) for backend in gone if pool.find(backend.identity) is None)
         self._reckon()
 
+    @property
+    def departed(self) -> list[Backend]:
+        """The instances that are kept although the pool no longer has them."""
+        return list(self._departed)
+
+    def keep(self, backend: Backend, until: float) -> None:
+        """Keep one of ``departed`` until then (monotonic), and not for ``LINGER``."""
+        self._departed[backend] = until
+
+    def forget(self, now: float) -> bool:
+        """Drop those of ``departed`` whose time is over; True where there were any."""
+        over = [backend for backend, until in self._departed.items() if until <= now]
+        for backend in over:
+            del self._departed[backend]
+        if over:
+            self._reckon()
+        return bool(over)
+
     def _reckon(self) -> None:
         self._known = {*self._pool.backends, *self._departed}
         by_identity = {backend.identity: backend for backend in self._known}
@@ -139,7 +162,7 @@ class Router:
         # Rule 4 is for short headers: a handshake that is not known is a new connection, whatever else its client has.
         key = connection_key(self._secret, destination) if self._settings.initial_key == "dcid" else address_key(self._secret, host)
         found = self._chosen(key, now)
-        if found is not None:
+        if found is not None and len(data) >= LEAST_INITIAL:
             self._handshakes.put((client, header.source), found, now)
             self._destinations.put(destination, found, now)
             self._clients.put(client, found, now)
@@ -211,8 +234,10 @@ class Router:
         return None
 
     def _living(self, backend: Backend | None, now: float) -> Backend | None:
-        """The same one, where it lives and is known still."""
-        if backend is None or backend.condition not in _ALIVE or backend not in self._known:
+        """The same one, where it lives and is known still; one that has left and come back is another object."""
+        if backend is not None and backend not in self._known:
+            backend = self._pool.find(backend.identity)
+        if backend is None or backend.condition not in _ALIVE:
             return None
         if self._departed and self._departed.get(backend, now + 1) <= now:
             return None

@@ -12,7 +12,7 @@ from balancer.backend import Backend
 from balancer.quic_lb import Codec, Layout
 from proxy.cluster.envelope import HELLO, Envelope, Opener, Sealer
 from proxy.cluster.hello import Hello, decode
-from proxy.cluster.peers import ASK_EVERY, MAX_PEERS, Peers
+from proxy.cluster.peers import ASK_EVERY, DEAD_AFTER, MAX_PEERS, Peers
 from proxy.keys import Keyring, Purpose, config_id
 from proxy.l4.means import Means
 from proxy.l4.meters import TierMeters
@@ -44,9 +44,9 @@ class Tier:
         return any(each.tcp is not None and each.tcp.busy for each in self._listeners)
 
     @property
-    def relays(self) -> bool:
-        """Whether there are listeners for QUIC."""
-        return self._relay is not None
+    def relayed(self) -> bool:
+        """Whether datagrams of clients came by here: answers to them come here too, until another worker has more of the same client."""
+        return any(own.udp is not None and own.udp.received > 0 for own in self._listeners)
 
     def open(
         self, stack: contextlib.AsyncExitStack, listeners: Iterable[tuple[L4Listener, socket.socket | None, socket.socket | None]]
@@ -58,8 +58,7 @@ class Tier:
             self._listeners.append(own)
             if tcp is not None:
                 own.tcp = TcpTier(listener, means, self._meters.of_listener(listener.name))
-                stack.push_async_callback(own.tcp.tasks.close)
-                stack.callback(own.tcp.abort)
+                stack.push_async_callback(own.tcp.close)
                 stack.callback(own.tcp.stop_accepting)
                 own.tcp.start(tcp)
             if udp is not None:
@@ -81,7 +80,7 @@ class Tier:
         means = self._means
         epoch = self._sealing = means.keys.sealing(means.wall())
         sealer = Sealer(epoch, means.keys.derive(Purpose.ENVELOPE, epoch), means.random_bytes)
-        relay = self._relay = Relay(sealer, Opener({}), means.wall, means.buffers, back=means.slot)
+        relay = self._relay = Relay(sealer, Opener({}, means.keys.opened[Purpose.ENVELOPE]), means.wall, means.buffers, back=means.slot)
         relay.heard = self._heard
         stack.callback(relay.close)
         return relay
@@ -111,11 +110,29 @@ class Tier:
             return
         self._asked_at = now
         self._learn_keys()
+        self._judge_departed(now)
         wall = self._means.wall()
+        self._peers.forget(now)
         for peer in self._peers.to_ask():
             peer.ask(int(wall * 1e6))
             relay.put_sealed(peer.address, relay.sealer.seal(HELLO, Hello(b"", "ready", ()).encode(), wall, back=self._means.slot))
         relay.flush()
+
+    def _judge_departed(self, now: float) -> None:
+        """Nobody probes instances that DNS or the configuration no longer has: they live for as long as they say who they are."""
+        peers = {peer.address: peer for peer in self._peers.to_ask()}
+        lapsed = False
+        for own in self._listeners:
+            if own.udp is None or own.router is None:
+                continue
+            for backend in own.router.departed:
+                target = own.udp.targets.get(backend.identity)
+                peer = peers.get(target.envelopes) if target is not None else None
+                if peer is not None and peer.server_id:
+                    own.router.keep(backend, peer.heard_at + DEAD_AFTER)
+            lapsed = own.router.forget(now) or lapsed
+        if lapsed:
+            self._aim()
 
     def lend(self, position: int, sockets: Iterable[socket.socket]) -> None:
         """Accept for another position of the crew too: a socket for each listener over TCP."""

@@ -18,7 +18,7 @@ from proxy.l4.outbox import MAX_SEGMENTED_BYTES, SOL_UDP, UDP_GRO, Control, Outb
 from proxy.l4.relay import ECN, READS, Relay, Run
 from proxy.l4.routing import Router
 from proxy.listen.bind import IP_PKTINFO
-from proxy.message import Address
+from proxy.message import Address, mapped, unmapped
 
 IP_RECVTOS, IP_TOS = 13, 1
 IPV6_RECVTCLASS, IPV6_TCLASS = 66, 67
@@ -106,9 +106,7 @@ class UdpTier:
                 continue  # an ICMP error of an answer: its connection's loss detection deals with it
             if not size:
                 continue
-            host: str = source[0]
-            if self._mapped and host.startswith("::ffff:") and "." in host:
-                host = host[7:]
+            host = unmapped(source[0])
             client = packed((host, source[1]))
             segment, ecn, local = 0, 0, self._local
             for level, kind, data in control:
@@ -189,8 +187,8 @@ class UdpTier:
     def _way(self, envelope: Envelope) -> tuple[Address, Control]:
         """The client, and the control messages that have the answer leave from the address that it knows, with ECN as the instance says."""
         address = unpacked(envelope.client)
-        if self._mapped and ":" not in address[0]:
-            address = ("::ffff:" + address[0], address[1])
+        if self._mapped:
+            address = (mapped(address[0]), address[1])
         control: Control = []
         ipv4 = envelope.client.startswith(_MAPPED)
         if envelope.ecn:

@@ -7,10 +7,11 @@ what waits in the queue. Neither can pause without closing the socket.
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import cast
+from typing import TypeAlias, cast
 
 from proxy.listen.descriptors import OUT_OF_THEM
 from proxy.listen.gate import Gate
+from proxy.message import Address
 from proxy.observe import Log
 from proxy.tasks import Tasks
 
@@ -21,23 +22,21 @@ ACCEPTED_AT_ONCE = 64
 """Connections that are accepted in one turn of the loop."""
 
 
-class Acceptor:
-    """One socket's. *make* gives the protocol of a new connection; *relieve* is called where no descriptor is left."""
+Take: TypeAlias = Callable[[socket.socket, Address], None]
+"""Given an accepted socket, which does not block, and its client's address (two of four parts, for IPv6)."""
 
-    def __init__(self, gate: Gate, make: Callable[[], asyncio.BaseProtocol], relieve: Callable[[], None], log: Log) -> None:
+
+class Acceptor:
+    """One socket's. *take* has each new connection from then on; *relieve* is called where no descriptor is left."""
+
+    def __init__(self, gate: Gate, take: Take, relieve: Callable[[], None]) -> None:
         self._gate = gate
-        self._make = make
+        self._take = take
         self._relieve = relieve
-        self._log = log
         self._loop = asyncio.get_running_loop()
-        self._tasks = Tasks(log)
         self._socket: socket.socket | None = None
         self._reading = False
         gate.tell(self._gate_moved)
-
-    def __len__(self) -> int:
-        """Connections that were accepted and have no protocol yet."""
-        return len(self._tasks)
 
     def start(self, sock: socket.socket) -> None:
         """Accept on *sock*, which is bound, from now on. It is the acceptor's, and closed by ``stop``."""
@@ -70,7 +69,7 @@ class Acceptor:
             if not self._reading or self._socket is None:
                 return
             try:
-                accepted, _ = self._socket.accept()
+                accepted, address = self._socket.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -79,11 +78,33 @@ class Acceptor:
                     return
                 continue  # the error of a connection that is over already, which Linux tells here (accept(2))
             accepted.setblocking(False)
-            self._tasks.start("accept", self._begin(accepted))
+            self._take(accepted, address)
+
+
+class Protocols:
+    """A protocol, and a transport, for each accepted connection. *make* gives the protocol."""
+
+    def __init__(self, make: Callable[[], asyncio.BaseProtocol], log: Log) -> None:
+        self._make = cast("Callable[[], asyncio.Protocol]", make)
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._tasks = Tasks(log)
+
+    def __len__(self) -> int:
+        """Connections that have none yet."""
+        return len(self._tasks)
+
+    def take(self, accepted: socket.socket, _: Address) -> None:
+        """See ``Take``."""
+        self._tasks.start("accept", self._begin(accepted))
+
+    async def settle(self) -> None:
+        """Have no more connections without one: those are cut."""
+        await self._tasks.close()
 
     async def _begin(self, accepted: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(cast("Callable[[], asyncio.Protocol]", self._make), accepted)
+            await self._loop.connect_accepted_socket(self._make, accepted)
         except OSError as error:
             accepted.close()
             self._log.debug("a connection was lost at accept", error=str(error))

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from random import SystemRandom
 from typing import Any, Protocol
@@ -18,10 +19,11 @@ from proxy.cluster.hello import Hello, State, decode
 from proxy.cluster.peers import ASK_EVERY, Peers
 from proxy.cluster.relays import Relay, Relays
 from proxy.engine.seam import Datagram, Foreign, Transmit
-from proxy.listen.bind import allow_fragments, mtu_to
+from proxy.listen.bind import allow_fragments
 from proxy.listen.handover import Handover
 from proxy.listen.totals import Totals
 from proxy.listen.udp_socket import UdpSocket
+from proxy.listen.ways import Ways
 from proxy.message import Address
 from proxy.services import Services
 
@@ -30,12 +32,6 @@ BATCH = 64
 
 MAX_UNSENT = 2048
 """Envelopes that wait for a full socket; what comes beyond is dropped, and loss detection deals with it."""
-
-ROOMS = 1024
-"""Relays of which the path's MTU is remembered."""
-
-USUAL_MTU = 1500
-"""Of Ethernet, where the system does not tell."""
 
 _BACK = 2
 _RELAY = 18 + 18 + _BACK
@@ -62,7 +58,10 @@ class Ends(Protocol):
 
 
 class Envelopes:
-    """The port. *slot* is that of this worker, where there are several; *keys* those by epoch, of which *epoch* seals."""
+    """The port. *slot* is that of this worker, where there are several; *keys* those by epoch, of which *epoch* seals.
+
+    *opened* counts what they open.
+    """
 
     def __init__(  # noqa: PLR0913  # what a socket needs, and what makes it one of a cluster
         self,
@@ -74,18 +73,19 @@ class Envelopes:
         *,
         epoch: int,
         slot: int | None,
+        opened: Counter[int] | None = None,
     ) -> None:
         self._services = services
         self.peers = peers
         self._address = address
         self._socket = UdpSocket(sock, address)
         allow_fragments(sock)
-        self._opener = Opener(keys)
+        self._opener = Opener(keys, opened)
         self._sealer = Sealer(epoch, keys[epoch], os.urandom)
         self._sealing = (epoch, keys[epoch])
         self._back = HASHED if slot is None else slot
         self._relays = Relays()
-        self._rooms: dict[Address, int] = {}
+        self._ways = Ways(OVERHEAD)
         self._listeners: tuple[Ends, ...] = ()
         self._handover: Handover | None = None
         self._loop = asyncio.get_running_loop()
@@ -213,6 +213,7 @@ class Envelopes:
         if self._closed:
             return
         self._timer = self._loop.call_later(ASK_EVERY, self._ask)
+        self.peers.forget(self._services.clock())
         for peer in self.peers.to_ask():
             now = self._services.wall_clock()
             peer.ask(int(now * 1e6))
@@ -250,12 +251,13 @@ class Envelopes:
 
     def answer(self, bursts: Iterable[tuple[bytes, int, Address, Address]]) -> None:
         """Datagrams for clients that came through relays: of so many bytes each but for the last; to whom; from which local address."""
+        now = self._services.clock()
         for data, segment, peer, (host, port) in bursts:
             relay = self._relays.relay_of(host)
             if relay is None:
                 self._refuse("forgotten")
                 continue
-            step = segment * max(1, min(MAX_SEGMENTS, self._room(relay.address) // segment))
+            step = segment * max(1, min(MAX_SEGMENTS, self._ways.room(relay.address, now) // segment))
             client = packed(peer)
             for at in range(0, len(data), step):
                 part = data[at : at + step]
@@ -287,15 +289,6 @@ class Envelopes:
                 self._loop.remove_writer(self._socket.fileno())
             else:
                 self._loop.add_writer(self._socket.fileno(), self._flush)
-
-    def _room(self, to: Address) -> int:
-        """Bytes of datagrams in an envelope to *to* that no link on the way has to cut apart."""
-        room = self._rooms.get(to)
-        if room is None:
-            if len(self._rooms) >= ROOMS:
-                self._rooms.clear()
-            room = self._rooms[to] = (mtu_to(to) or USUAL_MTU) - (48 if ":" in to[0] else 28) - OVERHEAD
-        return room
 
     # Other workers of the port
 

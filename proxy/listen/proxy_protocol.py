@@ -6,6 +6,7 @@ that reaches the listener through such a peer speak for others.
 """
 
 import ipaddress
+import socket
 import struct
 from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
@@ -25,6 +26,9 @@ _V2_FIXED = 16
 _UNSPEC, _INET, _INET6, _UNIX = 0, 1, 2, 3
 _ADDRESS_BYTES = {_UNSPEC: 0, _INET: 12, _INET6: 36, _UNIX: 216}
 
+
+_TCP4 = _V2_SIGNATURE + b"\x21\x11\x00\x0c"
+_TCP6 = _V2_SIGNATURE + b"\x21\x21\x00\x24"
 
 LOCAL_HEADER = _V2_SIGNATURE + b"\x20\x00\x00\x00"
 """Of a connection that is for nobody else, such as a health check (section 2.2: LOCAL)."""
@@ -49,15 +53,22 @@ def header(source: Address, destination: Address) -> bytes:
 
     Where one is IPv6, the other is mapped into it. Raises ValueError for what is no IP address.
     """
-    ours, theirs = ipaddress.ip_address(source[0]), ipaddress.ip_address(destination[0])
     ports = struct.pack("!HH", source[1], destination[1])
-    if ours.version == theirs.version == 4:
-        return b"%b\x21\x11\x00\x0c%b%b%b" % (_V2_SIGNATURE, ours.packed, theirs.packed, ports)
-    return b"%b\x21\x21\x00\x24%b%b%b" % (_V2_SIGNATURE, _packed_6(ours), _packed_6(theirs), ports)
+    if ":" not in source[0] and ":" not in destination[0]:
+        return b"%b%b%b%b" % (_TCP4, _packed(source[0]), _packed(destination[0]), ports)
+    return b"%b%b%b%b" % (_TCP6, _packed_6(source[0]), _packed_6(destination[0]), ports)
 
 
-def _packed_6(address: _Ip) -> bytes:
-    return address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
+def _packed(host: str) -> bytes:
+    try:
+        return socket.inet_pton(socket.AF_INET6, host.partition("%")[0]) if ":" in host else socket.inet_pton(socket.AF_INET, host)
+    except OSError:
+        msg = f"{host} is no IP address"
+        raise ValueError(msg) from None
+
+
+def _packed_6(host: str) -> bytes:
+    return _packed(host) if ":" in host else b"\0" * 10 + b"\xff\xff" + _packed(host)
 
 
 class Reader:

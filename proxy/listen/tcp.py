@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import cast
 
 from proxy.engine.choice import MakeH2
-from proxy.listen.accept import Acceptor
+from proxy.listen.accept import Acceptor, Protocols
 from proxy.listen.limits import AcceptLimits
 from proxy.listen.tcp_connection import TcpConnection
 from proxy.listen.tls import TlsContexts
@@ -28,12 +28,13 @@ class TcpListener:
         """How often a backend was told to stop at once, since its connection has as much waiting as it may."""
         self._loop = asyncio.get_running_loop()
         self.call_soon: Callable[[Callable[[], None]], object] = self._loop.call_soon
-        self._acceptor = Acceptor(limits.gate, self._connection, lambda: services.relieve(), services.log)  # noqa: PLW0108  # set later
+        self._protocols = Protocols(self._connection, services.log)
+        self._acceptor = Acceptor(limits.gate, self._protocols.take, lambda: services.relieve())  # noqa: PLW0108  # set later
 
     @property
     def accepting(self) -> bool:
         """Whether connections were accepted that are not among ``connections`` yet."""
-        return len(self._acceptor) > 0
+        return len(self._protocols) > 0
 
     async def start(self, sock: socket.socket) -> None:
         """Accept on *sock*, which is bound, from now on. It is the listener's, and closed by ``stop_accepting``."""

@@ -31,7 +31,7 @@ from proxy.listen.tls import (
     TlsSession,
     check_hello,
 )
-from proxy.message import Headers
+from proxy.message import Headers, unmapped
 
 if TYPE_CHECKING:
     from proxy.listen.tcp import TcpListener
@@ -89,7 +89,7 @@ class TcpConnection(ClientStreams):
         if not peer:  # it closed before accept
             self._transport.abort()
             return
-        self.peer = (_plain_address(peer[0]), peer[1])
+        self.peer = (unmapped(peer[0].partition("%")[0]), peer[1])
         self._owner.connections.add(self)
         trusted = self.listener.proxy_protocol_from
         if trusted is not None and self.peer[0] in trusted:
@@ -200,6 +200,7 @@ class TcpConnection(ClientStreams):
             return
         now = self.services.clock()
         self.services.meters.handshake_seconds.cell("tcp").observe(now - self._began)
+        self.services.meters.tls_resumed.cell().value += tls.resumed
         limits = self.services.snapshot.limits.engine
         self._begin_engine(self._owner.make_h2(limits) if tls.alpn == "h2" else H1Connection(limits))
         self._phase(b"")
@@ -620,9 +621,3 @@ def _unsent(transport: asyncio.Transport) -> int:
         held = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
         unsent += int.from_bytes(held, sys.byteorder)
     return unsent
-
-
-def _plain_address(host: str) -> str:
-    """An IP address without scope, and without the IPv6 form of IPv4 that a dual-stack socket shows."""
-    host = host.partition("%")[0]
-    return host[7:] if host.startswith("::ffff:") and "." in host else host

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from proxy.listen.material import secret_file
 from proxy.listen.peek import ClientHello
+from proxy.listen.ticket_keys import Unreachable, reach, ticket_keys
 from proxy.listen.tls_session import FAILURES, TlsFailure, TlsSession
 from proxy.snapshot import TCP_PROTOCOLS, Snapshot
 from proxy.sni import ClientCertificateRule, TlsProfile
@@ -55,14 +56,38 @@ class ContextError(Exception):
 class TlsContexts:
     """The contexts of all profiles: made once, at publication, and kept over a reload where nothing that matters changed.
 
-    Each context has ticket keys of its own (OpenSSL makes them at random), so a ticket of one site opens no other, and none outlives
-    a changed certificate or rule. Contexts that ask for client certificates give no tickets at all: a resumed session would pass with
-    a certificate that has expired since, whose holder need not show it again.
+    Each context has ticket keys of its own, so a ticket of one site opens no other, and none outlives a changed certificate or rule. They
+    follow from *secret*, so that whoever has the same secret and the same site takes the same tickets; without one, OpenSSL makes them
+    at random. Contexts that ask for client certificates give no tickets at all: a resumed session would pass with a certificate that has
+    expired since, whose holder need not show it again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, secret: bytes | None = None) -> None:
         self._by_profile: dict[tuple[TlsProfile, frozenset[str]], ssl.SSLContext] = {}
         self._by_content: dict[_Content, ssl.SSLContext] = {}
+        self._secret = secret
+        self.unshared = ""
+        """Why this interpreter's OpenSSL can't be given keys; empty where it can."""
+        try:
+            self._give_keys = reach() if secret is not None else None
+        except Unreachable as unreachable:
+            self._give_keys, self.unshared = None, str(unreachable)
+
+    def use(self, secret: bytes) -> None:
+        """Ticket keys follow from *secret* from now on: those who have tickets of before have a full handshake, and get others."""
+        if secret != self._secret:
+            self._secret = secret
+            for content, context in self._by_content.items():
+                self._key(context, content)
+
+    def _new(self, content: "_Content", profile: TlsProfile, protocols: frozenset[str]) -> ssl.SSLContext:
+        context = _make(profile, protocols)
+        self._key(context, content)
+        return context
+
+    def _key(self, context: ssl.SSLContext, content: "_Content") -> None:
+        if self._give_keys is not None and self._secret is not None and context.num_tickets:
+            self._give_keys(context, ticket_keys(self._secret, _described(content)))
 
     def build(self, snapshot: Snapshot) -> None:
         """Make ready for *snapshot*, so that no handshake waits, and forget what it no longer has.
@@ -83,7 +108,7 @@ class TlsContexts:
                 if context is None:
                     if len(by_content) >= MADE_AHEAD:
                         continue
-                    context = _make(profile, protocols)
+                    context = self._new(content, profile, protocols)
                 by_profile[profile, protocols] = by_content[content] = context
         self._by_profile, self._by_content = by_profile, by_content
 
@@ -95,7 +120,7 @@ class TlsContexts:
             found = self._by_profile.get((profile, over_tcp))
             if found is None:
                 content = _content(profile, over_tcp)
-                found = self._by_content.get(content) or _make(profile, over_tcp)
+                found = self._by_content.get(content) or self._new(content, profile, over_tcp)
                 self._by_content[content] = self._by_profile[profile, over_tcp] = found
             self._by_profile[profile, protocols] = found
         return found
@@ -112,6 +137,13 @@ def _content(profile: TlsProfile, protocols: frozenset[str]) -> _Content:
     """All that a context is made of; the domain too, so that sites with one certificate don't take each other's tickets."""
     pairs = tuple((certificate.chain_pem, certificate.key_pem) for certificate in profile.certificates)
     return (profile.domain, pairs, profile.client_rule, protocols)
+
+
+def _described(content: _Content) -> bytes:
+    """The same for the same content, in every process; no key of a certificate, which its chain stands for."""
+    domain, pairs, _, protocols = content
+    parts = [domain.encode(), *(chain for chain, _ in pairs), *sorted(name.encode() for name in protocols)]
+    return b"".join(len(part).to_bytes(4) + part for part in parts)
 
 
 def _make(profile: TlsProfile, protocols: frozenset[str]) -> ssl.SSLContext:

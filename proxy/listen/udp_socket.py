@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from proxy.engine.seam import Datagram, Transmit
 from proxy.listen.bind import IP_PKTINFO
-from proxy.message import Address
+from proxy.message import Address, mapped, unmapped
 
 DATAGRAM_BYTES = 65536
 """The largest datagram that UDP has: nothing is cut."""
@@ -86,7 +86,7 @@ class UdpSocket:
                 break
             except OSError:
                 continue  # an ICMP error of an earlier send: it belongs to no connection of ours
-            batch.append(Datagram(data, _peer(source), (self._destination(ancillary), port)))
+            batch.append(Datagram(data, (unmapped(source[0]), source[1]), (self._destination(ancillary), port)))
         return batch
 
     def _destination(self, ancillary: Control) -> str:
@@ -164,9 +164,7 @@ class UdpSocket:
             self._sock.sendto(transmit.data, self._to(transmit.peer))
 
     def _to(self, peer: Address) -> Address:
-        if self._family == socket.AF_INET6 and ":" not in peer[0]:
-            return ("::ffff:" + peer[0], peer[1])
-        return peer
+        return (mapped(peer[0]), peer[1]) if self._family == socket.AF_INET6 else peer
 
     def _from(self, local: str) -> Control:
         """The control message that makes *local* the source address; none where the socket has only one."""
@@ -178,8 +176,3 @@ class UdpSocket:
                 return [(socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=I4s4s", 0, packed, b"\0" * 4))]
             packed = b"\0" * 10 + b"\xff\xff" + packed
         return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, packed + struct.pack("=I", 0))]
-
-
-def _peer(source: tuple[str, int] | tuple[str, int, int, int]) -> Address:
-    host = source[0]
-    return (host[7:] if host.startswith("::ffff:") and "." in host else host, source[1])

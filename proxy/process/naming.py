@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from proxy.config.compile_l4 import addresses_of
 from proxy.config.load import Configuration
 from proxy.config.model_server import Dns
+from proxy.control.cluster import Cluster, ConfiguredCluster
 from proxy.control.discovery import Discovery, names_of
-from proxy.control.instances import Instances
 from proxy.observe import Log, Metrics
 from proxy.snapshot import Pool
 from proxy.tasks import Tasks
@@ -23,9 +23,14 @@ class Naming:
 
     resolver: Resolver
     discovery: Discovery
-    instances: Instances
+    source: Ares
+    means: Means
     patience: float
     """Seconds that a start or a reload waits for the first answers with backends."""
+
+    def cluster(self, configuration: Configuration, secret: bytes) -> Cluster:
+        """What other instances have too; *secret* is that of the state folder."""
+        return ConfiguredCluster(configuration, secret, self.source, self.means)
 
     async def begin(self, pools: Mapping[str, Pool]) -> None:
         """Keep the names of *pools* fresh, and wait for the backends that they get from DNS."""
@@ -56,4 +61,4 @@ def make_naming(dns: Dns, log: Log, metrics: Metrics, tasks: Tasks) -> Naming:
     """As ``server.dns`` says."""
     source = Ares(dns.nameservers, dns.timeout)
     means = Means(log, metrics, tasks, time.monotonic, dns.timeout, dns.stale, dns.max_ttl)
-    return Naming(Resolver(source, means), Discovery(source, means), Instances(source, means), dns.timeout)
+    return Naming(Resolver(source, means), Discovery(source, means), source, means, dns.timeout)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from proxy.cluster.envelope import HASHED
 from proxy.cluster.peers import Peers
 from proxy.config.compile import adopt, compile_snapshot, with_port
-from proxy.config.connection_ids import connection_id_forms, keys_of
+from proxy.config.connection_ids import connection_id_forms
 from proxy.config.load import Configuration
 from proxy.control.certificates import with_certificates
 from proxy.control.log import Logs
@@ -30,6 +30,7 @@ from proxy.engine.choice import MakeQuic, choose
 from proxy.engine.quic.settings import QuicSettings
 from proxy.engine.quic.tickets import Tickets
 from proxy.engine.seam import Endpoint, Handle
+from proxy.key_meters import KeyMeters
 from proxy.keys import Keyring, Purpose
 from proxy.listen.bind import Buffers
 from proxy.listen.descriptors import Descriptors
@@ -67,9 +68,6 @@ DRAIN_STEP = 1.0
 
 LAST_ARRIVALS = 0.2
 """Seconds in which a worker that has a successor takes what the kernel gave it before."""
-
-LAST_ANSWERS = 2.0
-"""The same, of a worker of the tier: instances answer to it until they hear from its successor."""
 
 CLOSE_GRACE = 0.5
 """Seconds for the last packets (CONNECTION_CLOSE, close_notify) to leave after a drain."""
@@ -142,7 +140,9 @@ class Worker:
         self.naming.resolver.moved.append(self._upstreams.move)
         self.naming.discovery.changed.append(self._repopulated)
         self._presence = Presence(configuration.state, time.time)
-        self._keys = Keyring(keys_of(configuration, shared.secret), shared.secret)
+        self._cluster = self.naming.cluster(configuration, shared.secret)
+        self._keys = Keyring(self._cluster.keys, shared.secret)
+        metrics.before_read.append(KeyMeters(metrics, self._keys, time.time).show)
         self._epoch = self._keys.sealing(time.time())
         self._tickets = Tickets(self._keys, time.time, os.urandom, self._presence.alone_since)
         snapshot = self._compile(configuration, None, shared.generation)
@@ -158,7 +158,9 @@ class Worker:
             make_request_id=self._make_request_id,
             secret=self._keys.derive(Purpose.HASH, self._epoch),
         )
-        self._contexts = TlsContexts()
+        self._contexts = TlsContexts(self._keys.derive(Purpose.TICKET, self._epoch))
+        if self._contexts.unshared:
+            self._log.info("session tickets over TCP are good at the process that gave them", reason=self._contexts.unshared)
         self._contexts.build(snapshot)
         self._limits = AcceptLimits(snapshot.limits, snapshot.trusted_proxies, metrics, place.counts if place is not None else None)
         self._descriptors = Descriptors(self._limits.gate, self.meters, self._log, self._upstreams.close_idle)
@@ -238,6 +240,10 @@ class Worker:
         if envelopes is not None:
             stack.callback(envelopes.close)
             self._begin_envelopes(stack, envelopes)
+        self._cluster.tell(self._take_shared)
+        self._cluster.follow(self._configuration)
+        if self._envelopes is not None:
+            self._envelopes.start(self._udp)
         self._own_tcp = len(self._tcp)
         stack.callback(self._close_lent)
         self._metrics.before_read.append(self._services.output.show)
@@ -272,6 +278,7 @@ class Worker:
             relieve=lambda: self._services.relieve(),  # noqa: PLW0108  # another one from now and then
             handshake_timeout=lambda: self.snapshot.timeouts.handshake,
             buffers=udp_buffers(self._configuration),
+            deadlines=self._services.deadlines,
             clock=time.monotonic,
             wall=time.time,
             random_bytes=os.urandom,
@@ -286,25 +293,24 @@ class Worker:
         assert cluster.address is not None
         slot = self._place.slot if self._place is not None else None
         peers = Peers(self._configuration.server_id or b"", cluster.forward_rate)
+        opened = self._keys.opened[Purpose.ENVELOPE]
         envelopes = self._envelopes = Envelopes(
-            sock, cluster.address, self._services, peers, self._envelope_keys(), epoch=self._epoch, slot=slot
+            sock, cluster.address, self._services, peers, self._envelope_keys(), epoch=self._epoch, slot=slot, opened=opened
         )
         stack.callback(envelopes.close)
         self._metrics.before_read.append(envelopes.show)
-        self.naming.instances.changed = envelopes.know
-        self._find_peers()
-        envelopes.start(self._udp)
 
-    def _find_peers(self) -> None:
-        """Where the other instances are, and who we are to them, as configured now."""
+    def _take_shared(self) -> None:
+        """Have the keys and peers that the cluster has now."""
+        if self._cluster.keys != self._keys.keys:
+            self._keys.replace(self._cluster.keys)
+        self._seal_anew()
         if self._envelopes is None:
             return
-        cluster = self._configuration.server.cluster
-        places = cluster.peers if cluster is not None else []
-        peers = self._envelopes.peers
-        peers.own, peers.wanted = self._configuration.server_id or b"", bool(places)
+        cluster, peers = self._configuration.server.cluster, self._envelopes.peers
+        peers.own, peers.wanted = self._configuration.server_id or b"", self._cluster.has_peers
         peers.rate = cluster.forward_rate if cluster is not None else peers.rate
-        self.naming.instances.follow(places)
+        self._envelopes.know(self._cluster.peers)
         for udp in self._udp:
             udp.join(self._envelopes)
 
@@ -444,6 +450,7 @@ class Worker:
         if before != self._epoch:
             self._log.info("another key of the cluster seals", epoch=self._epoch, before=before)
         self._services.secret = self._keys.derive(Purpose.HASH, self._epoch)
+        self._contexts.use(self._keys.derive(Purpose.TICKET, self._epoch))
         if self._envelopes is not None:
             self._envelopes.use(self._envelope_keys(), self._epoch)
         forms = connection_id_forms(self._configuration, self._keys, now)
@@ -482,9 +489,7 @@ class Worker:
         self._limits.replace(snapshot.limits, snapshot.trusted_proxies)
         self._services.output.replace(snapshot.limits)
         self.meters.config_generation.cell().value = snapshot.generation
-        self._keys.replace(keys_of(configuration, self._shared.secret))
-        self._seal_anew()
-        self._find_peers()
+        self._cluster.follow(configuration)
 
     def _repopulated(self, pool: Pool) -> None:
         """DNS has other backends for *pool*: the hosts of new ones are looked up, connections to old ones let go."""
@@ -507,7 +512,7 @@ class Worker:
         return compile_snapshot(
             configuration,
             metrics=metrics or self._metrics,
-            secret=keys_of(configuration, self._shared.secret).ring_key,
+            secret=self._cluster.keys_with(configuration).ring_key,
             seed=self._seed,
             generation=generation,
             make_request_id=self._make_request_id,
@@ -537,7 +542,7 @@ class Worker:
         self._log.info("draining", exchanges=self._busy(), delay_seconds=timeouts.drain_delay, deadline_seconds=timeouts.drain)
         # Balancers in front see /health fail and look elsewhere, while new connections are still served.
         # And where successors take what is new, some of it may have come here just before.
-        await self._wait(lambda: False, self._last_arrivals() if self.succeeded else timeouts.drain_delay)
+        await self._wait(lambda: False, LAST_ARRIVALS if self.succeeded else timeouts.drain_delay)
         for tcp in self._tcp:
             tcp.stop_accepting()
         if self._tier is not None:
@@ -565,9 +570,6 @@ class Worker:
             await asyncio.sleep(CLOSE_GRACE)
         return cut
 
-    def _last_arrivals(self) -> float:
-        return LAST_ANSWERS if self._tier is not None and self._tier.relays else LAST_ARRIVALS
-
     async def _wait(self, done: Callable[[], bool], seconds: float) -> None:
         """Until *done*, at most *seconds*, less when there is hurry."""
         until = time.monotonic() + seconds
@@ -576,7 +578,7 @@ class Worker:
 
     def _connected(self) -> bool:
         """Whether clients are there."""
-        if self._tier is not None and self._tier.busy:
+        if self._tier is not None and (self._tier.busy or (self.succeeded and self._tier.relayed)):
             return True
         return any(tcp.connections or tcp.accepting for tcp in self._tcp) or any(udp.clients for udp in self._udp)
 

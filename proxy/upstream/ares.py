@@ -3,8 +3,9 @@
 Knows the library and translates its errors. It is loaded with the first lookup: a configuration without names costs nothing.
 """
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from proxy.upstream.names import Answer, DnsError, Service
@@ -40,14 +41,15 @@ class Ares:
     def __init__(self, nameservers: Sequence[str], timeout: float) -> None:
         self._nameservers = nameservers
         self._timeout = timeout
-        self._made: DNSResolver | None = None
+        self._asking: set[DNSResolver] = set()
 
     async def addresses(self, host: str) -> Answer[str]:
         """The addresses of *host*, IPv6 and IPv4, sorted as RFC 6724 has it. Raises DnsError."""
         import aiodns  # noqa: PLC0415  # see above
 
         try:
-            found = await self._resolver().getaddrinfo(host)
+            async with self._resolver() as resolver:
+                found = await resolver.getaddrinfo(host)
         except aiodns.error.DNSError as error:
             raise _failure(error) from None
         addresses = dict.fromkeys(node.addr[0].decode() for node in found.nodes[:MAX_RECORDS])
@@ -71,7 +73,8 @@ class Ares:
         import pycares  # noqa: PLC0415
 
         try:
-            found = await self._resolver().query_dns(name, "SRV")
+            async with self._resolver() as resolver:
+                found = await resolver.query_dns(name, "SRV")
         except aiodns.error.DNSError as error:
             raise _failure(error) from None
         services = []
@@ -87,17 +90,25 @@ class Ares:
 
     async def close(self) -> None:
         """End what is being asked."""
-        made, self._made = self._made, None
-        if made is not None:
-            await made.close()
+        for resolver in list(self._asking):
+            await resolver.close()
 
-    def _resolver(self) -> "DNSResolver":
-        if self._made is None:
-            import aiodns  # noqa: PLC0415  # see above
+    @contextlib.asynccontextmanager
+    async def _resolver(self) -> AsyncIterator["DNSResolver"]:
+        """One for each lookup: c-ares keeps answers for as long as DNS says, also that there is none, and can't be told not to.
 
-            # The whole lookup has its limit elsewhere; c-ares doubles the time of each further try.
-            self._made = aiodns.DNSResolver(nameservers=self._nameservers or None, timeout=self._timeout / (2**TRIES - 1), tries=TRIES)
-        return self._made
+        When to ask again is for ``names`` to say.
+        """
+        import aiodns  # noqa: PLC0415  # see above
+
+        # The whole lookup has its limit elsewhere; c-ares doubles the time of each further try.
+        resolver = aiodns.DNSResolver(nameservers=self._nameservers or None, timeout=self._timeout / (2**TRIES - 1), tries=TRIES)
+        self._asking.add(resolver)
+        try:
+            yield resolver
+        finally:
+            self._asking.discard(resolver)
+            await resolver.close()
 
 
 def _failure(error: Exception) -> DnsError:

@@ -20,6 +20,13 @@ TCP_FASTOPEN_CONNECT = getattr(
 """The Linux socket option (since 4.11) that sends the first bytes with the SYN; Python names it from 3.15 on. 0: not this system."""
 
 
+NONBLOCK = getattr(socket, "SOCK_NONBLOCK", 0)
+"""Of the type of a new socket; 0: not this system."""
+
+UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EINTR})
+"""What a connect that does not block says of itself when all is well."""
+
+
 async def race(addresses: Sequence[str], port: int, *, fast_open: bool) -> socket.socket:
     """A connected socket, without blocking and with nodelay. The caller limits the time. Raises OSError: that of the last address to fail.
 
@@ -30,6 +37,27 @@ async def race(addresses: Sequence[str], port: int, *, fast_open: bool) -> socke
         return await running.run()
     finally:
         running.end()
+
+
+def begin(address: str, port: int, *, fast_open: bool = False) -> tuple[socket.socket, bool]:
+    """A socket with nodelay that connects without blocking, and whether it has already. Raises OSError where that fails at once."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | NONBLOCK)
+    try:
+        if not NONBLOCK:
+            sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if TCP_FASTOPEN_CONNECT and fast_open:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
+        code = sock.connect_ex((address, port))
+    except OSError:
+        sock.close()
+        raise
+    if code and code not in UNDER_WAY:
+        sock.close()
+        raise OSError(code, os.strerror(code))
+    return sock, not code
 
 
 class _Race:
@@ -78,30 +106,14 @@ class _Race:
 
     def _begin(self, address: str) -> bool:
         """Connect to *address*; False where that failed at once."""
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
-            sock = socket.socket(family, socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0))
-        except OSError as error:  # no such family here, or no descriptor
+            sock, connected = begin(address, self._port, fast_open=self._fast_open)
+        except OSError as error:  # no such family here, no descriptor, or it failed at once
             self._failure = error
             return False
-        try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if TCP_FASTOPEN_CONNECT and self._fast_open:
-                with contextlib.suppress(OSError):
-                    sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
-            code = sock.connect_ex((address, self._port))
-        except OSError as error:
-            sock.close()
-            self._failure = error
-            return False
-        if not code:
+        if connected:
             self._won.set_result(sock)
             return True
-        if code not in {errno.EINPROGRESS, errno.EINTR}:
-            sock.close()
-            self._failure = OSError(code, os.strerror(code))
-            return False
         self._trying.append(sock)
         self._loop.add_writer(sock, self._done, sock)
         return True

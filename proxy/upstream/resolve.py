@@ -5,6 +5,7 @@ Knows hosts and addresses; ``names`` keeps the answers. An address in the place 
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 from itertools import zip_longest
 from typing import Protocol
@@ -85,6 +86,7 @@ def hosts(pools: Iterable[Pool]) -> Iterator[str]:
                 yield endpoint.host
 
 
+@lru_cache(maxsize=1024)
 def is_address(host: str) -> bool:
     """Whether *host* is an IP address (IPv6 without brackets) and no name."""
     if ":" not in host and not host[-1:].isdigit():

@@ -10,6 +10,7 @@ import pytest
 from harness import engines as engine_sets
 from harness.authority import Authority
 from harness.backends import Backend
+from harness.fleet import Fleet
 from harness.proxy import Proxy
 from harness.spoken import NOTED
 from harness.tier import Tier
@@ -164,3 +165,11 @@ def start_tier(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -
             return tier.start()
 
         yield start
+
+
+@pytest.fixture
+def fleet(make_proxy: MakeProxy, tmp_path: Path) -> Iterator[Fleet]:
+    """Instances for a tier to stand in front of: ``fleet.start(51)``, and what it says of them."""
+    made = Fleet(make_proxy, tmp_path)
+    yield made
+    made.close()

@@ -11,12 +11,13 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from harness.bulk import Curled
 from harness.content import MIB, digest
+from harness.dns import Nameserver
 from harness.http3 import http3
 from harness.load import Polite
 from harness.ports import free_port
@@ -38,10 +39,15 @@ REFUSED = "qproxy_envelopes_refused_total"
 
 @dataclass
 class Cluster:
-    instances: list[Proxy]
-    clients: int
+    """Instances that know each other: those of ``peers``, else of a list of ``count``."""
+
+    make: Callable[..., Proxy]
+    server: dict[str, Any]
+    count: int
+    clients: int = field(default_factory=free_port)
     """The UDP port for clients, at each one's own address."""
-    envelopes: int
+    envelopes: int = field(default_factory=free_port)
+    instances: list[Proxy] = field(default_factory=list)
 
     def address(self, number: int) -> tuple[str, int]:
         return host_of(number), self.clients
@@ -53,8 +59,38 @@ class Cluster:
     def at(self, address: tuple[str, int]) -> Proxy:
         return self.instances[self.addresses.index(address)]
 
-    def knows(self, proxy: Proxy, state: str) -> int:
-        return sum(value > 0 for name, value in proxy.metrics().items() if name.startswith("qproxy_peers{") and f'state="{state}"' in name)
+    def add(self, name: str = "") -> Proxy:
+        """One more, whose peers are those of *name*."""
+        number = len(self.instances)
+        peers = [name] if name else [host_of(other) for other in range(self.count)]
+        proxy = self.make(
+            server={
+                **self.server,
+                "cluster": {
+                    "key": FILE,
+                    "address": f"{host_of(number)}:{self.envelopes}",
+                    "peers": [f"{host}:{self.envelopes}" for host in peers],
+                },
+                "quic": {"connection_ids": {"server_id": f"{number + 1:08x}", "slot": "on"}},
+            }
+        )
+        proxy.server["listeners"] = [
+            {"address": f"127.0.0.1:{proxy.port}", "protocols": ["http/1.1", "h2"]},
+            {"address": f"{host_of(number)}:{self.clients}", "protocols": ["h3"]},
+        ]
+        proxy.write()
+        self.instances.append(proxy)
+        return proxy.start()
+
+    def knows(self, proxy: Proxy, state: str = "") -> int:
+        """How many others it sees in *state*, or in any."""
+        found = {name for name, value in proxy.metrics().items() if name.startswith("qproxy_peers{") and value}
+        return len([name for name in found if f'state="{state}' in name])
+
+    def acquainted(self, count: int) -> None:
+        """Wait until each knows so many others that are ready, and nobody else."""
+        for proxy in self.instances:
+            proxy.wait_for(lambda proxy=proxy: self.knows(proxy, "ready") == self.knows(proxy) == count, f"knows {count} others")
 
 
 def host_of(number: int) -> str:
@@ -62,38 +98,22 @@ def host_of(number: int) -> str:
 
 
 @pytest.fixture
-def cluster(make_proxy) -> Iterator[Callable[..., Cluster]]:
-    """Instances that know each other, until the end of the test."""
-    started: list[Proxy] = []
+def cluster(make_proxy: Callable[..., Proxy]) -> Iterator[Callable[..., Cluster]]:
+    """Instances that know each other, until the end of the test; those of *name*, where one is given."""
+    made: list[Cluster] = []
 
-    def start(count: int = 3, **server: object) -> Cluster:
-        found = Cluster([], free_port(), free_port())
-        for number in range(count):
-            proxy = make_proxy(
-                server={
-                    **server,
-                    "cluster": {
-                        "key": FILE,
-                        "address": f"{host_of(number)}:{found.envelopes}",
-                        "peers": [f"{host_of(other)}:{found.envelopes}" for other in range(count)],
-                    },
-                    "quic": {"connection_ids": {"server_id": f"{number + 1:08x}", "slot": "on"}},
-                }
-            )
-            proxy.server["listeners"] = [
-                {"address": f"127.0.0.1:{proxy.port}", "protocols": ["http/1.1", "h2"]},
-                {"address": f"{host_of(number)}:{found.clients}", "protocols": ["h3"]},
-            ]
-            proxy.write()
-            started.append(proxy)
-            found.instances.append(proxy.start())
-        for proxy in found.instances:
-            proxy.wait_for(lambda proxy=proxy: found.knows(proxy, "ready") == count - 1, "knows all others")
+    def start(count: int = 3, *, name: str = "", **server: object) -> Cluster:
+        found = Cluster(make_proxy, server, count)
+        made.append(found)
+        for _ in range(count):
+            found.add(name)
+        found.acquainted(count - 1)
         return found
 
     yield start
-    for proxy in started:
-        proxy.close()
+    for each in made:
+        for proxy in each.instances:
+            proxy.close()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -152,6 +172,42 @@ async def test_a_client_of_aioquic_keeps_its_connection_wherever_its_datagrams_c
     assert sum(instance.metrics()[FORWARDED] for instance in instances.instances) > 10
     assert home.metrics().get(FORWARDED, 0) == 0
     assert all(instance.metric("qproxy_quic_stateless_resets_total") == 0 for instance in instances.instances)
+
+
+def test_instances_join_and_leave_by_dns_alone(authority, cluster):
+    """The one that leaves has left its name before it ends, as where only who is ready has a name: nobody takes it for gone meanwhile."""
+    name, size = "instances.internal", 8 * MIB
+    with Nameserver() as nameserver:
+        nameserver.zone[name] = {"A": [host_of(0), host_of(1)]}
+        instances = cluster(2, name=name, dns={"nameservers": [nameserver.address]}, timeouts={"drain": "20s"})
+        third = instances.add(name)
+        nameserver.zone[name] = {"A": [host_of(0), host_of(1), host_of(2)]}
+        instances.acquainted(2)
+        others = instances.instances[:2]
+
+        def leave() -> None:
+            nameserver.zone[name] = {"A": [host_of(0), host_of(1)]}
+            before = nameserver.count(name)
+            third.wait_for(lambda: nameserver.count(name) >= before + 6, "and the others have asked for the name")
+            third.process.terminate()
+            for proxy in others:
+                proxy.wait_for(lambda proxy=proxy: instances.knows(proxy, "draining") == 1, "knows that one drains")
+
+        with (
+            Balancer(instances.addresses[2:]) as balancer,
+            closing(Curled(authority, third, "HTTP/3", port=balancer.port)) as client,
+        ):
+            assert client.download("/bytes/1000").size == 1000
+            balancer.spread(instances.addresses[:2])
+            moved = client.download(f"/bytes/{size}", at={MIB: balancer.move_elsewhere, 3 * MIB: leave, 5 * MIB: balancer.move_elsewhere})
+        assert (moved.status, moved.size, moved.sha256) == (200, size, digest(size))
+        assert third.wait() == 0
+        assert f'"/bytes/{size}"' in third.logs()
+        instances.instances.remove(third)
+        assert all(proxy.metrics()[FORWARDED] > 10 for proxy in others)
+        assert all(proxy.metric("qproxy_quic_stateless_resets_total") == 0 for proxy in others)
+        instances.acquainted(1)
+        assert all(proxy.metric("qproxy_config_generation") == 1 for proxy in others)
 
 
 async def test_a_client_whose_instance_is_gone_hears_so_from_whoever_it_comes_to(authority, cluster):

@@ -11,6 +11,7 @@ from harness.cli import qproxy
 from harness.dns import Nameserver
 from harness.ports import free_port
 from harness.proxy import Proxy
+from harness.tier import Tier
 
 
 @pytest.fixture
@@ -107,6 +108,20 @@ def test_a_pool_without_a_health_check_is_connected_to(tmp_path, authority, back
     found = of(examined(proxy, 1), "backend")
     assert found[f"a.example.com/web {backends[0].url}"] == ("ok", "can be connected to; the pool has no health check")
     assert found[f"a.example.com/web {closed}"] == ("failure", "Connection refused")
+
+
+def test_the_instances_of_a_tier_are_asked_as_the_tier_asks_them(tmp_path, authority):
+    beside, own = free_port(), free_port()
+    entries = [
+        {"protocols": ["tcp"], "instances": {"endpoints": [f"127.0.0.41:{own}"], "health": {"port": beside}}},
+        {"protocols": ["tcp"], "instances": {"endpoints": [f"127.0.0.42:{own}"]}},
+    ]
+    tier = Tier(tmp_path, authority, [{"address": f"127.0.0.1:{free_port()}"} | entry for entry in entries])
+    mended = {finding["what"].split()[-1]: finding["mend"] for finding in examined(tier, 1) if finding["area"] == "backend"}
+    assert mended == {
+        f"tcp://127.0.0.41:{own}": f"curl -v http://127.0.0.41:{beside}/health",
+        f"tcp://127.0.0.42:{own}": f"curl -v --haproxy-protocol http://127.0.0.42:{own}/health",
+    }
 
 
 def test_a_wrong_configuration_is_told_and_nothing_else_is_asked(tmp_path, backends):

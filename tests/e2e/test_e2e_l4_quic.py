@@ -3,80 +3,25 @@
 import asyncio
 import base64
 import json
+import re
 import time
 
 import pytest
+from curl_cffi.requests import exceptions
+from harness.cli import qproxy
 from harness.clients import curl_session
 from harness.content import MIB, digest
+from harness.fleet import HOST, OLD
 from harness.http3 import http3
-from harness.ports import free_port
+from harness.load import Load, Polite
 from harness.relay import Relay
+
+from proxy.cluster.peers import DEAD_AFTER
 
 pytestmark = pytest.mark.speaks("HTTP/3")
 
-HOST = "a.example.com"
-OLD = f"3 2020-01-01T00:00:00Z {base64.b64encode(bytes(range(32))).decode()}\n"
-QUICK = {"path": "/health", "interval": "100ms", "timeout": "1s", "rise": 1, "fall": 2}
 ROUTED = "qproxy_l4_datagrams_routed_total"
-
-
-class Fleet:
-    """Instances on addresses of their own with one cluster key file, and what a tier in front of them says of them."""
-
-    def __init__(self, make, folder):
-        self._make = make
-        self.key_file = folder / "cluster.key"
-        self.key_file.write_text(OLD)
-        self.key_file.chmod(0o600)
-        self.clients, self.envelopes = free_port(), free_port()
-        self.proxies = {}
-
-    def start(self, number, **server):
-        """Instance *number*, at 127.0.0.*number*; it shows its number in X-Instance."""
-        host = f"127.0.0.{number}"
-        route = {"match": {"path": "/"}, "pool": "web", "headers": {"response": {"set": {"X-Instance": str(number)}}}}
-        own = {
-            "workers": 1,
-            "listeners": [{"address": f"{host}:{self.clients}", "proxy_protocol": {"from": ["127.0.0.0/8"]}}],
-            "cluster": {
-                "key_file": str(self.key_file),
-                "address": f"{host}:{self.envelopes}",
-                "peers": [f"127.0.0.{other}:{self.envelopes}" for other in (51, 52, 53)],
-            },
-            "quic": {"connection_ids": {"server_id": f"{number:08x}", "slot": True}},
-        }
-        proxy = self.proxies[number] = self._make(server=own | server, sites={HOST: {"routes": [route]}}, answers=False)
-        return proxy.start()
-
-    def at(self, number):
-        return f"127.0.0.{number}:{self.clients}"
-
-    def entry(self, **more):
-        endpoints = [self.at(number) for number in self.proxies]
-        return {"instances": {"endpoints": endpoints, "envelope_port": self.envelopes, "health": QUICK}} | more
-
-    def server(self, **more):
-        return {"cluster": {"key_file": str(self.key_file)}} | more
-
-    def named(self, tier, count):
-        """Wait until the tier knows so many server IDs."""
-        tier.wait_for(lambda: sum_of(tier, "qproxy_l4_server_ids") >= count * workers_of(tier), "knows its instances", 20)
-
-
-def workers_of(tier):
-    return max(1, int(sum_of(tier, "qproxy_workers")))
-
-
-def sum_of(tier, name):
-    return tier.metric(name)
-
-
-@pytest.fixture
-def fleet(make_proxy, tmp_path):
-    made = Fleet(make_proxy, tmp_path)
-    yield made
-    for proxy in made.proxies.values():
-        proxy.close()
+RESETS = "qproxy_quic_stateless_resets_total"
 
 
 async def reached(authority, tier, count):
@@ -175,6 +120,38 @@ async def test_clients_of_an_instance_that_died_come_to_another(authority, fleet
         assert str(home) not in await reached(authority, tier, 4)
 
 
+async def test_clients_of_an_instance_that_died_hear_so_through_the_tier_and_begin_again(authority, fleet, start_tier):
+    """aioquic, which waits for an answer, and then curl, which asks; what resets them is the other instance."""
+    for number in (51, 52):
+        fleet.start(number)
+    tier = start_tier([fleet.entry(initial_key="client_address")], server=fleet.server())
+    fleet.named(tier, 2)
+    url = f"https://{HOST}:{tier.port}/hello"
+
+    def asked_again(session):
+        try:
+            return session.get(url)
+        except exceptions.ConnectionError:  # the reset came while it wrote, and it leaves it to its user to ask again
+            return session.get(url)
+
+    with curl_session(authority, tier.port) as session:
+        async with http3(authority, tier.port, protocol=Polite, asks=True, idle_timeout=120) as client:
+            home = int((await client.get("/hello", host=HOST)).headers["x-instance"])
+            [other] = fleet.proxies.keys() - {home}
+            assert (await asyncio.to_thread(session.get, url)).headers["x-instance"] == str(home)
+            resets = fleet.proxies[other].metric(RESETS)
+            fleet.proxies[home].crash()
+            client.open("/hello", host=HOST)
+            async with asyncio.timeout(15):  # 5 s, after which its peers say that it is dead, and some for a busy machine
+                while client.terminated is None:
+                    await asyncio.sleep(0.01)
+            assert client.terminated.reason_phrase == "stateless reset"
+        async with asyncio.timeout(10):  # without a reset its idle timeout, two minutes
+            answer = await asyncio.to_thread(asked_again, session)
+        assert answer.headers["x-instance"] == str(other)
+    assert fleet.proxies[other].metric(RESETS) >= resets + 2
+
+
 async def test_a_restarted_tier_knows_living_connections_by_their_ids(authority, fleet, start_tier):
     for number in (51, 52, 53):
         fleet.start(number)
@@ -206,6 +183,11 @@ async def test_a_new_key_is_brought_in_any_order_and_costs_no_connection(authori
             assert (await client.get("/hello", host=HOST)).status == 200
             assert {entry.cid[0] >> 5 for entry in (client._quic._peer_cid, *client._quic._peer_cid_available)} == {4}
         assert {entry.cid[0] >> 5 for entry in (kept._quic._peer_cid, *kept._quic._peer_cid_available)} == {4}
+    for proxy in (tier, *fleet.proxies.values()):
+        found = proxy.metrics()
+        keys = {name: value for name, value in found.items() if name.startswith("qproxy_cluster_keys{")}
+        assert keys == {'qproxy_cluster_keys{epoch="3",state="opens"}': 1, 'qproxy_cluster_keys{epoch="4",state="seals"}': 1}
+        assert found['qproxy_cluster_key_opened_total{epoch="4",kind="envelope"}'] > 0
     name = f'{{listener="127.0.0.1:{tier.port}",rule="hash"}}'
     assert tier.metrics()[ROUTED + name] <= 4
 
@@ -220,6 +202,8 @@ async def test_all_connections_of_a_client_go_to_one_instance_where_its_address_
     with curl_session(authority, tier.port, "HTTP/2") as over_tcp:
         seen.add(over_tcp.get(f"https://{HOST}:{tier.port}/hello").headers["x-instance"])
     assert len(seen) == 1
+    told = await asyncio.to_thread(qproxy, "explain", "-c", tier.config, "--protocol", "h3", f"https://{HOST}:{tier.port}/")
+    assert set(re.findall(r"\* 1\. tcp://127\.0\.0\.(\d+):\d+ \(up\)", told.out)) == seen
 
 
 async def test_a_reload_adds_and_removes_instances_and_living_flows_go_on(authority, fleet, start_tier):
@@ -234,3 +218,81 @@ async def test_a_reload_adds_and_removes_instances_and_living_flows_go_on(author
         await asyncio.to_thread(tier.reload, expect="configuration reloaded")
         assert set(await reached(authority, tier, 4)) == {"52"}
         assert (await kept.get("/hello", host=HOST)).headers["x-instance"] == "51"
+
+
+async def test_clients_of_an_instance_that_was_removed_and_died_begin_again_soon(authority, fleet, start_tier):
+    """Nobody probes it any more: that it says nothing has to be noticed all the same."""
+    fleet.start(51)
+    tier = start_tier([fleet.entry()], server=fleet.server())
+    fleet.named(tier, 1)
+    async with http3(authority, tier.port, protocol=Polite) as kept:
+        assert (await kept.get("/hello", host=HOST)).headers["x-instance"] == "51"
+        fleet.start(52)
+        tier.l4[0]["instances"]["endpoints"] = [fleet.at(52)]
+        tier.write()
+        await asyncio.to_thread(tier.reload, expect="configuration reloaded")
+        await asyncio.sleep(DEAD_AFTER + 1)  # still there, as it says, although nothing comes from it
+        assert (await kept.get("/hello", host=HOST)).headers["x-instance"] == "51"
+        fleet.proxies[51].crash()
+        asking = asyncio.ensure_future(kept.ask_where_it_is_silent())
+        with pytest.raises(ConnectionError, match="stateless reset"):
+            await kept.get("/hello", host=HOST, limit=4 * DEAD_AFTER)
+        asking.cancel()
+
+
+async def test_a_client_that_waits_in_silence_has_its_answer_over_an_upgrade_of_the_tier(authority, start_tier, fleet):
+    """The instance answers to the worker that the request came by, which has a successor then; a client that says nothing tells of none."""
+    fleet.start(51)
+    tier = start_tier([fleet.entry()], server=fleet.server(workers=2))
+    fleet.named(tier, 1)
+    async with http3(authority, tier.port) as client:
+        stream = client.open("/slow?seconds=8", host=HOST)
+        await asyncio.sleep(1)  # the request is with the backend, and acknowledged
+        ran = await asyncio.to_thread(qproxy, "upgrade", "-c", tier.config)
+        assert ran.code == 0, ran.err
+        answer = await client.answer(stream, 20)
+        assert answer.status == 200
+        assert (await client.get("/hello", host=HOST)).status == 200
+        assert client.terminated is None
+
+
+@pytest.mark.speaks("HTTP/2")
+def test_upgrades_of_tier_and_instance_and_reloads_of_the_tier_lose_nothing(authority, start_tier, fleet):
+    """Under load of all versions; what the tier itself goes through moves no QUIC connection either."""
+    for number in (51, 52):
+        fleet.start(number, workers=2)
+    tier = start_tier([fleet.entry([51])], server=fleet.server(workers=2))
+    fleet.named(tier, 1)
+    with Load(authority, tier.port, clients=3) as load:
+        load.more(30)
+        began = time.monotonic()
+        tier.l4 = [tier.l4[0] | fleet.entry([51, 52])]
+        tier.write()
+        tier.reload()
+        fleet.named(tier, 2)
+        load.more(20)
+        upgraded(tier)
+        load.more(30)
+        tier.l4 = [tier.l4[0] | fleet.entry([52])]
+        tier.write()
+        tier.reload()
+        load.more(20)
+        assert held(load, began) == 3
+        upgraded(fleet.proxies[51])
+        upgraded(fleet.proxies[52])
+        load.more(40)
+    assert not load.lost, load.summary()
+
+
+def upgraded(proxy):
+    ran = qproxy("upgrade", "-c", proxy.config)
+    assert ran.code == 0, ran.err
+
+
+def held(load, since):
+    """How many clients over QUIC have had one connection only since then, which goes on."""
+    used = {}
+    for result in list(load.results):
+        if result.version == "HTTP/3" and result.at >= since:
+            used.setdefault(result.client, set()).add(result.connection)
+    return sum(len(connections) == 1 for connections in used.values())

@@ -1,6 +1,7 @@
 """TCP through the L4 tier: by name and by the client's address, as it was, with the client's address told to the instance."""
 
 import json
+import re
 import socket
 import ssl
 import threading
@@ -8,6 +9,7 @@ import time
 from contextlib import closing
 
 import pytest
+from harness.cli import qproxy
 from harness.clients import curl, httpx_client, trusting
 from harness.content import MIB, content, digest
 from harness.ports import free_port
@@ -75,6 +77,26 @@ def test_a_client_keeps_its_instance_and_clients_are_spread(authority, instances
     assert set(found.values()) == {"41", "42", "43"}
     for source in list(found)[:10]:
         assert get(tier, authority, source=source)[1]["x-instance"] == found[source]
+
+
+def test_explain_names_the_instance_that_then_answers(authority, instances, start_tier):
+    one, two, three = (instances(number) for number in (41, 42, 43))
+    own = {"sni": ["b.example.com"], "instances": {"endpoints": [three.at], "health": QUICK}}
+    tier = start_tier([of([one, two]) | {"routes": [own]}])
+    for number in range(1, 7):
+        for host in (HOST, "b.example.com"):
+            source = f"127.0.4.{number}"
+            ran = qproxy("explain", "-c", tier.config, "--client", source, f"https://{host}:{tier.port}/")
+            assert f"told by the qproxy that runs at 127.0.0.1:{tier.admin_port}" in ran.out
+            (chosen,) = re.findall(r"\* \d+\. tcp://127\.0\.0\.(\d+):\d+ \(up\)", ran.out)
+            assert get(tier, authority, host=host, source=source)[1]["x-instance"] == chosen
+    one.crash()
+    tier.wait_state(one.at, "down")
+    ran = qproxy("explain", "-c", tier.config, f"http://{HOST}:{tier.port}/")
+    assert f"tcp://{one.at} (down)" in ran.out
+    assert re.search(rf"\* \d\. tcp://{two.at} \(up\)", ran.out)
+    ran = qproxy("explain", "-c", tier.config, "--protocol", "h3", f"https://{HOST}:{tier.port}/")
+    assert f"listener     none speaks h3: there are 127.0.0.1:{tier.port} (tcp)" in ran.out
 
 
 def test_names_lead_to_instances_of_their_own(authority, instances, start_tier):

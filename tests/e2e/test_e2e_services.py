@@ -139,6 +139,16 @@ def test_what_stays_keeps_its_state_and_its_connections(authority, start, namese
         four[1].start()
 
 
+def test_what_dns_would_have_kept_for_longer_than_max_ttl_is_asked_for_again(authority, start, nameserver, four):
+    """As Docker's does, which says ten minutes; the library that asks keeps answers too, if it may."""
+    nameserver.ttl = 600
+    nameserver.zone[NAME] = {"SRV": records(four, 1)}
+    proxy = start(dns={"max_ttl": "1s"})
+    assert names(proxy) == ["w1"]
+    nameserver.zone[NAME] = {"SRV": records(four, 1, 2)}
+    proxy.wait_for(lambda: names(proxy) == ["w1", "w2"], "has the second one", 15)
+
+
 def test_priorities_and_weights(authority, start, nameserver, four):
     nameserver.zone[NAME] = {
         "SRV": [*records(four, 1, weight=300), *records(four, 2, weight=100), *records(four, 3, priority=2), *records(four, 4, priority=3)]

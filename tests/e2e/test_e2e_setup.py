@@ -87,7 +87,7 @@ def test_programs_that_are_missing_are_named_to_those_who_are_not_root(machine, 
 def test_tests_without_rust_do_without_the_native_engine_and_ci_does_not(machine, tmp_path, environment, code):
     for tool in ("make", "sed", "cut", "dirname", "sort", "head"):
         (tmp_path / "bin" / tool).symlink_to(Path("/usr/bin") / tool)
-    for tool in ("cmake", "g++", "patch"):
+    for tool in ("cmake", "g++", "git", "patch"):
         machine(tool, "exit 0")
     done = subprocess.run(
         ["make", "-s", "-C", str(ROOT), "engines"],

@@ -11,7 +11,7 @@ from proxy.config.compile_pool import service_of
 from proxy.control.check import Checker
 from proxy.control.doctor.finding import Finding
 from proxy.errors import ProxyError
-from proxy.snapshot import Endpoint, Pool
+from proxy.snapshot import Endpoint, HealthCheck, Pool
 from proxy.upstream.connect import connect
 from proxy.upstream.resolve import Addresses, is_address
 
@@ -73,7 +73,7 @@ async def _examine(pool: Pool, endpoint: Endpoint, checker: Checker | None, addr
         return Finding("ok", "backend", what, verdict.words + at)
     assert pool.health is not None
     return Finding(
-        "failure", "backend", what, verdict.words + at, f"a healthy answer for {pool.health.path}", _curl(endpoint, pool.health.path)
+        "failure", "backend", what, verdict.words + at, f"a healthy answer for {pool.health.path}", _curl_of_check(endpoint, pool.health)
     )
 
 
@@ -89,6 +89,15 @@ class _Touch(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Close at once."""
         transport.close()
+
+
+def _curl_of_check(endpoint: Endpoint, health: HealthCheck) -> str:
+    """For what is asked at a port of its own, or of an instance behind the L4 tier, whose address has no scheme."""
+    if endpoint.unix_path is not None or not (health.port or health.proxy_protocol or endpoint.url.startswith("tcp:")):
+        return _curl(endpoint, health.path)
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    url = f"{'https' if endpoint.secure else 'http'}://{host}:{health.port or endpoint.port}{health.path}"
+    return f"curl -v {'--haproxy-protocol ' if health.proxy_protocol else ''}{shlex.quote(url)}"
 
 
 def _curl(endpoint: Endpoint, path: str) -> str:

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from proxy.config.load import Configuration
-from proxy.config.model_server import Admin
+from proxy.config.model_server import Admin, ServerHealth
 from proxy.control.doctor.finding import Finding
 from proxy.message import Address
 from proxy.snapshot import TCP_PROTOCOLS
@@ -88,9 +88,13 @@ def _wanted(configuration: Configuration) -> Iterator[_Wanted]:
         for protocol, transport in (("tcp", "tcp"), ("quic", "udp")):
             if protocol in tier.protocols:
                 yield _Wanted(tier.address, transport, "l4")
-    admin = configuration.server.admin
-    if isinstance(admin, Admin):
-        yield _Wanted(admin.address, "tcp", "server.admin")
+    server = configuration.server
+    if server.cluster is not None and server.cluster.address is not None:
+        yield _Wanted(server.cluster.address, "udp", "server.cluster")
+    if isinstance(server.admin, Admin):
+        yield _Wanted(server.admin.address, "tcp", "server.admin")
+    if isinstance(server.health, ServerHealth) and server.health.address is not None:
+        yield _Wanted(server.health.address, "tcp", "server.health")
 
 
 def _taken(what: str, wanted: _Wanted, owners: list[tuple[int, str, bool]]) -> Finding:

@@ -49,7 +49,7 @@ def examine_system(  # noqa: PLR0913  # what a machine has, to be told apart fro
     """
     kernel = _Kernel(root)
     server = configuration.server
-    if any("h3" in listener.protocols for listener in server.listeners):
+    if any("h3" in listener.protocols for listener in server.listeners) or any("quic" in tier.protocols for tier in configuration.l4):
         yield from kernel.at_least("net.core.rmem_max", 0 if force_buffers else server.quic.receive_buffer)
         yield from kernel.at_least("net.core.wmem_max", 0 if force_buffers else server.quic.send_buffer)
         yield from kernel.one_of("net.ipv4.tcp_ecn", (1, 2), 2)

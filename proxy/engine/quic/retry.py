@@ -85,6 +85,7 @@ class Tokens:
             content = self._cipher(epoch, token[_HEAD_BYTES:body]).decrypt(_NONCE, token[body:], None)
         except InvalidTag:
             return Refusal.FORGED
+        self._keys.opened[Purpose.RETRY][epoch] += 1
         sealed_at, host, port, original_bytes, original, source_bytes, source = _CONTENT.unpack(content)
         if not -SKEW <= at - sealed_at / 1000 <= LIFETIME:
             return Refusal.EXPIRED

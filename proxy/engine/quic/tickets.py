@@ -120,6 +120,7 @@ class Tickets:
             content = self._cipher(epoch, period).decrypt(ticket[_CLEAR.size : start], ticket[start:], terms)
         except InvalidTag:
             return None
+        self._keys.opened[Purpose.TICKET][epoch] += 1
         sealed_ms, issuer, affinity = _HEAD.unpack_from(content)
         sealed = sealed_ms / 1000
         age = now - sealed

@@ -275,7 +275,12 @@ class Balancer(Relay):
     def leads_to(self) -> tuple[str, int]:
         """Where the one client there is, is led to now."""
         [mapping] = self._mappings.values()
-        return self._choice(mapping.outside.getsockname())
+        host, port = mapping.outside.getpeername()
+        return host, port
+
+    def spread(self, instances: Sequence[tuple[str, int]]) -> None:
+        """From now on who comes, or changes his port, is led to one of these."""
+        self._instances = tuple(instances)
 
     def move_elsewhere(self, host: str | None = None) -> None:
         """``rebind`` until the one client there is comes to another proxy."""

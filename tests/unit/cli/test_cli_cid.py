@@ -117,3 +117,37 @@ def test_check_tells_of_the_connection_ids_but_not_of_their_key(folder):
     result = run("check", "-c", folder(f"{{server_id: '0001', key: {KEY}}}"))
     assert "connection IDs: 12 bytes, server 0001, configuration ID 0, encrypted" in result.output
     assert KEY not in result.output
+
+
+def test_a_tier_says_which_instance_is_named(tmp_path):
+    old, new = (Key(epoch, 1_700_000_000 + epoch, bytes([epoch]) * 32) for epoch in (9, 10))
+    shared = f"server: {{cluster: {{key: '{old.line()}\n\n{new.line()}'"
+    site, tier = tmp_path / "site", tmp_path / "tier"
+    site.mkdir()
+    tier.mkdir()
+
+    def tiers(*endpoints):
+        instances = f"{{endpoints: [{', '.join(endpoints)}], envelope_port: 8444, nonce: 6}}"
+        (tier / "one.yaml").write_text(f"{shared}}}}}\nl4: [{{address: '127.0.0.1:443', instances: {instances}}}]\n")
+
+    (site / "one.yaml").write_text(f"{SITE}{shared}}}, quic: {{connection_ids: {{server_id: a1b2, nonce: 6}}}}}}\n")
+    cid = run("cid", "new", "-c", str(site)).output.strip()
+    tiers("{address: '10.0.0.1:8443', server_id: a1b1}", "{address: '10.0.0.2:8443', server_id: a1b2}")
+    told = run("cid", "decode", cid, "-c", str(tier))
+    assert told.exit_code == 0
+    assert told.output.startswith(
+        "configuration ID: 3 (epoch 10 of the cluster's keys)\nserver ID: a1b2 (instance 10.0.0.2:8443, for 127.0.0.1:443)\nnonce: "
+    )
+    told = run("cid", "decode", "00" * 10, "-c", str(tier))
+    assert told.output == "names no instance: expected a configuration ID of the cluster's keys, 2 (epoch 9), 3 (epoch 10)\n"
+    assert told.exit_code == 1
+    told = run("cid", "decode", cid[:8], "-c", str(tier))
+    assert (told.exit_code, told.output) == (
+        1,
+        "names no instance of 127.0.0.1:443: it has 4 bytes, and those of this layout have 9\n",
+    )
+    tiers("'10.0.0.1:8443'")
+    told = run("cid", "decode", cid, "-c", str(tier))
+    assert (told.exit_code, "expected --server-id-bytes, which tells how long they are" in told.output) == (2, True)
+    told = run("cid", "decode", cid, "--server-id-bytes", "2", "-c", str(tier))
+    assert (told.exit_code, "server ID: a1b2 (of no instance that the configuration names, for 127.0.0.1:443)" in told.output) == (0, True)

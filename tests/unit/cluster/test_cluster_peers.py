@@ -93,13 +93,43 @@ def test_an_address_may_become_another_server() -> None:
 
 def test_other_addresses_leave_what_is_known_of_those_that_stay() -> None:
     peers = table(EAST, WEST)
-    east, west = answer(peers, EAST, b"east", 0.0), answer(peers, WEST, b"west", 0.0)
+    answer(peers, WEST, b"west", 0.0)
+    west, east = peers.living(b"west", 0.0), peers.to_ask()[0]
     peers.replace([WEST], 0.0)
-    assert peers.living(b"east", 0.0) is None
-    assert peers.living(b"west", 0.0) is west
+    assert peers.to_ask() == [west]
     peers.replace([WEST, EAST], 0.0)
-    assert peers.living(b"east", 0.0) is None
-    assert east not in peers.to_ask()
+    assert east not in peers.to_ask(), "it never answered: nobody knows who was there"
+
+
+def test_one_that_goes_and_lives_is_there_for_as_long_as_it_answers() -> None:
+    peers = table(EAST, WEST)
+    east = answer(peers, EAST, b"east", 0.0)
+    peers.replace([WEST], 1.0)
+    assert answer(peers, EAST, b"east", 4.0, "draining") is peers.living(b"east", 4.0) is east
+    peers.forget(4.0 + DEAD_AFTER - 0.01)
+    assert not peers.is_gone(b"east", 4.0 + DEAD_AFTER - 0.01)
+    peers.forget(4.0 + DEAD_AFTER)
+    assert [peer.address for peer in peers.to_ask()] == [WEST]
+    assert peers.is_gone(b"east", 4.0 + DEAD_AFTER)
+    assert answer(peers, EAST, b"east", 10.0) is None
+
+
+def test_one_that_goes_and_comes_back_is_the_same_and_stays_when_it_is_dead() -> None:
+    peers = table(EAST, WEST)
+    east = answer(peers, EAST, b"east", 0.0)
+    peers.replace([WEST], 1.0)
+    peers.replace([EAST, WEST], 2.0)
+    peers.forget(100.0)
+    assert peers.to_ask()[0] is east
+
+
+def test_a_server_id_of_one_that_goes_is_at_once_that_of_another_who_says_so() -> None:
+    peers = table(EAST)
+    answer(peers, EAST, b"id", 0.0)
+    peers.replace([WEST], 1.0)
+    west = answer(peers, WEST, b"id", 1.0)
+    answer(peers, EAST, b"id", 1.0)
+    assert peers.living(b"id", 1.0) is west
 
 
 def test_there_are_so_many_at_most(monkeypatch: pytest.MonkeyPatch) -> None:

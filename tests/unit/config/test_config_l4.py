@@ -65,6 +65,10 @@ def test_addresses_are_normalised(folder):
             entry(endpoints='{address: "10.0.0.1:1", server_id: "01"}, {address: "10.0.0.2:1", server_id: "0203"}'),
             "server IDs of several lengths; expected one length, since connection IDs don't tell it",
         ),
+        (
+            entry(endpoints='{address: "10.0.0.1:1", server_id: "0102030405060708090a0b0c"}'),
+            "server IDs of 12 bytes and a nonce of 8 are 20 bytes together, and a connection ID has room for 19",
+        ),
         (entry(instances="nonce: 8"), "'envelope_port' is missing, and QUIC travels in envelopes"),
         (entry(instances="envelope_port: 70000"), "'l4[0].instances.envelope_port' is too large"),
         (entry(instances="envelope_port: 1, nonce: 3"), "'l4[0].instances.nonce' is too small"),
@@ -94,6 +98,14 @@ def test_addresses_are_normalised(folder):
         ),
         (
             ONE + SHARED.replace("cluster", 'listeners: [{address: "127.0.0.1:443", protocols: [h3]}], cluster'),
+            "address 127.0.0.1:443 stands twice; it is at one.yaml:2:",
+        ),
+        (
+            ONE + SHARED.replace("cluster", 'health: {address: "127.0.0.1:443"}, cluster'),
+            "address 127.0.0.1:443 stands twice; it is at one.yaml:2:",
+        ),
+        (
+            ONE + SHARED.replace("{key:", '{address: "127.0.0.1:443", key:'),
             "address 127.0.0.1:443 stands twice; it is at one.yaml:2:",
         ),
     ],

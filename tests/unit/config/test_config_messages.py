@@ -294,6 +294,14 @@ CASES = {
         server("{listeners: [{address: '127.0.0.1:443'}], admin: {address: '127.0.0.1:443'}}"),
         "one.yaml:7:62: address 127.0.0.1:443 stands twice; it is at one.yaml:7:26 already",
     ),
+    "health checks on a listener": (
+        server("{listeners: [{address: '0.0.0.0:443'}], health: {address: '0.0.0.0:443'}}"),
+        "one.yaml:7:61: address 0.0.0.0:443 stands twice; it is at one.yaml:7:26 already",
+    ),
+    "health checks on the admin address": (
+        server("{listeners: [{address: '0.0.0.0:443'}], admin: {address: '127.0.0.1:9'}, health: {address: '127.0.0.1:9'}}"),
+        "one.yaml:7:94: address 127.0.0.1:9 stands twice; it is at one.yaml:7:60 already",
+    ),
     "host twice": (
         SITE.replace("[a.example.com]", "[a.example.com, A.example.com]"),
         "one.yaml:2:26: host 'a.example.com' stands twice; it is at one.yaml:2:11 already",

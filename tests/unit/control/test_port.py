@@ -57,8 +57,8 @@ async def test_without_descriptors_those_who_come_wait_and_the_loop_rests(monkey
     log = Remembering()
     port = Port(("127.0.0.1", 0), Greeter, log)
     tries = []
-    accept = port._accept
-    monkeypatch.setattr(port, "_accept", lambda: (tries.append(1), accept()))
+    pause = port._pause
+    monkeypatch.setattr(port, "_pause", lambda: (tries.append(1), pause()))
     port.open()
     clients = [socket.socket() for _ in range(3)]
     for client in clients:

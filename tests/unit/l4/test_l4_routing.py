@@ -6,7 +6,7 @@ from balancer.health import Outcome
 from balancer.pool import Member, Pool, PoolSettings
 from balancer.quic_lb import Codec, Layout, unroutable
 from proxy.l4.header import read_long
-from proxy.l4.routing import LINGER, RULES, Router, RoutingSettings
+from proxy.l4.routing import LEAST_INITIAL, LINGER, RULES, Router, RoutingSettings
 from proxy.l4.tables import TableSettings
 
 SECRET = b"s" * 32
@@ -197,6 +197,33 @@ def test_an_instance_that_the_configuration_no_longer_has_keeps_its_flows_while_
     assert tier.goes(data, now=121.0 + LINGER) == (IDENTITIES[0], "hash")
 
 
+def test_a_departed_instance_is_kept_for_as_long_as_is_said(tier):
+    data = short(OLD.encode(b"0002", b"n" * 8))
+    tier.router.replace(tier.pool.with_members([Member(IDENTITIES[0])], 100.0), RoutingSettings(), 100.0)
+    assert [backend.identity for backend in tier.router.departed] == [*IDENTITIES[1:]]
+    tier.router.keep(tier.router.departed[0], 103.0)
+    assert tier.goes(data, now=102.0) == (IDENTITIES[1], "connection_id")
+    assert not tier.router.forget(102.0)
+    assert tier.goes(data, now=103.0) == (IDENTITIES[0], "hash")
+    assert tier.router.forget(103.0)
+    assert [backend.identity for backend in tier.router.departed] == [IDENTITIES[2]]
+    assert not tier.router.forget(104.0)
+
+
+def test_flows_in_tables_find_an_instance_that_left_and_came_back(tier):
+    data = long(b"made up1", b"scid")
+    identity, _ = tier.goes(data, now=100.0)
+    tier.router.replace(
+        without := tier.pool.with_members([Member(other) for other in IDENTITIES if other != identity], 101.0), RoutingSettings(), 101.0
+    )
+    back = without.with_members([Member(other) for other in IDENTITIES], 102.0)
+    assert back.find(identity) is not tier.pool.find(identity)
+    tier.router.replace(back, RoutingSettings(), 102.0)
+    assert tier.goes(data, now=103.0) == (identity, "handshake")
+    back.report(back.find(identity), Outcome.PROBE_FAILED, 103.0)
+    assert tier.goes(data, now=104.0)[0] != identity
+
+
 def test_an_instance_that_comes_back_is_known_as_before(tier):
     tier.router.replace(tier.pool.with_members([Member(IDENTITIES[0])], 100.0), RoutingSettings(), 100.0)
     tier.router.replace(pool_of(), RoutingSettings(), 500.0)
@@ -227,3 +254,16 @@ def test_where_all_came_up_together_the_ring_decides_as_ever():
             pool.report(backend, Outcome.PROBE_FAILED, 0.0)
             pool.report(backend, Outcome.PROBE_OK, 1000.0)
     assert all(slow.choose(b"%d" % n, 1000.0).identity == plain.choose(b"%d" % n, 1000.0).identity for n in range(100))
+
+
+def test_what_is_too_small_to_begin_a_connection_is_dealt_and_not_remembered(tier):
+    """A server drops such an Initial (RFC 9000, section 14.1); made-up ones are cheap to send."""
+    large = long(b"made up!", b"source")
+    small, least = large[: LEAST_INITIAL - 1], large[:LEAST_INITIAL]
+    went = tier.goes(small)
+    assert went is not None
+    assert went[1] == "hash"
+    assert sum(tier.router.entries.values()) == 0
+    assert tier.goes(least) == went, "by the same hash"
+    assert tier.router.entries == {"handshake": 1, "destination": 1, "client": 1}
+    assert tier.goes(small) == (went[0], "handshake"), "what belongs to it finds it, whatever its size"

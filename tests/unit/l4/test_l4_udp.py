@@ -169,7 +169,7 @@ async def test_a_batch_that_is_for_several_instances_is_dealt_to_them(stack):
 
 
 async def test_on_a_link_with_small_frames_an_envelope_holds_what_fits_there(stack, monkeypatch):
-    monkeypatch.setattr("proxy.l4.relay._mtu", lambda _: 1500)
+    monkeypatch.setattr("proxy.listen.ways.mtu_to", lambda _: 1500)
     place = Place(stack)
     sent = [short(b"\1", 600, number) for number in range(5)]
     place.send(*sent)

@@ -128,7 +128,7 @@ async def test_a_datagram_goes_there_and_its_answer_back_with_the_client_s_addre
 
 @pytest.mark.parametrize(("mtu", "envelopes"), [(1500, 4), (65536, 1), (2 * 1200 + OVERHEAD + 28, 2)])
 async def test_what_goes_together_fits_the_path(monkeypatch: pytest.MonkeyPatch, mtu: int, envelopes: int) -> None:
-    monkeypatch.setattr(module, "mtu_to", lambda _: mtu)
+    monkeypatch.setattr("proxy.listen.ways.mtu_to", lambda _: mtu)
     ours, theirs = Noting(443), Noting(443)
     west, east = End(b"west", [ours]), End(b"east", [theirs])
     async with ends(west, east):

@@ -324,9 +324,10 @@ async def test_two_connections_of_one_address_lose_nothing_though_they_are_merge
                 assert connection.terminated is None
                 assert (connection.status[stream], connection.bodies[stream]) == (200, UPLOAD)
         assert one.merged > 10
-        sent, received, dropped = both.strays()
+        await until(lambda: both.strays()[0] == both.strays()[1], 10)  # the last one may be under way between the workers
+        sent, _, dropped = both.strays()
         assert sent > 20
-        assert (received, dropped) == (sent, 0)
+        assert dropped == 0
         assert both.lost() == before
         assert sorted(len(listener.clients) for listener in both.listeners) >= [1, 1]
 
@@ -337,9 +338,13 @@ async def test_without_it_such_connections_would_be_told_that_they_are_gone(auth
     async with workers(authority, engine, 2, share=False) as both, client(both.address) as one:
         pair = await two_of_different_workers(one)
         merged = one.merged
-        for connection in pair:
-            connection.quic.send_ping(1)
-        one.flush()
+        for _ in range(50):
+            for connection in pair:
+                connection.quic.send_ping(1)
+            one.flush()
+            if one.merged > merged:
+                break
+            await asyncio.sleep(0.02)  # one of them has more to say, so that theirs are not of one size; bounded
         assert one.merged > merged
         await until(lambda: both.total("quic_resets_sent") > 0, 30)
         assert both.strays() == (0, 0, 0)

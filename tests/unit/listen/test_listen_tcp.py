@@ -439,6 +439,11 @@ def read_nothing(client: H1) -> None:
     client.writer.transport.pause_reading()  # type: ignore[attr-defined]
 
 
+def _read_at_once() -> int:
+    """Bytes that the loop reads from a backend at once, where so much has come: uvloop's and asyncio's own numbers."""
+    return 64 * 1024 if "uvloop" in type(asyncio.get_running_loop()).__module__ else 256 * 1024
+
+
 async def test_beyond_the_budget_a_connection_has_the_least_and_one_that_reads_goes_on(authority: Authority) -> None:
     async with edge(authority) as made:
         output = made.world.services.output
@@ -466,7 +471,7 @@ async def test_beyond_the_budget_a_connection_has_the_least_and_one_that_reads_g
                 await until(lambda: made.listener.holds > 2)
                 assert other._transport is not None
                 assert LOW_WATER // 2 < other._transport.get_write_buffer_size() <= LOW_WATER + 1024
-                assert other.output_bytes <= 2 * LOW_WATER + 64 * 1024 + 1024
+                assert other.output_bytes <= 2 * LOW_WATER + _read_at_once() + 1024
         await until(lambda: not made.listener.connections)
         for turn in range(10):
             output.turn(float(turn))

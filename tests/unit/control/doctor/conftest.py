@@ -1,6 +1,7 @@
 """A machine as ``/proc`` tells of it, and configurations to examine on it."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -63,9 +64,9 @@ def machine(tmp_path: Path) -> Machine:
 
 @pytest.fixture
 def configured(tmp_path: Path):
-    """Make a configuration: its ``server``, and more."""
+    """Make a configuration: its ``server``, ``l4``, and more of its site."""
 
-    def configured(server: dict[str, object] | None = None, **more: object) -> Configuration:
+    def configured(server: dict[str, object] | None = None, *, l4: Sequence[object] = (), **more: object) -> Configuration:
         folder = tmp_path / "conf.d"
         folder.mkdir(exist_ok=True)
         site = {
@@ -73,7 +74,7 @@ def configured(tmp_path: Path):
             "tls": {"self_signed": True},
             "routes": [{"match": {"path": "/"}, "redirect": "https://b.example.com/"}],
         }
-        (folder / "qproxy.yaml").write_text(yaml.safe_dump({"server": server or {}, "site": site | more}))
+        (folder / "qproxy.yaml").write_text(yaml.safe_dump({"server": server or {}, "site": site | more, "l4": list(l4)}))
         return load(folder, dict(os.environ) | {"STATE_DIRECTORY": str(tmp_path / "state")}, keep=False)
 
     return configured

@@ -33,6 +33,17 @@ def test_free_ports(configured, machine):
     ]
 
 
+def test_the_ports_for_health_checks_and_for_other_instances_are_looked_at_too(configured, machine):
+    key = "7 2026-01-01T00:00:00Z AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+    server = {"admin": "off", "health": {"address": "0.0.0.0:8081"}, "cluster": {"key": key, "address": "127.0.0.1:8444"}}
+    machine.listening("udp", "0100007F:20FC", 77, "07")
+    machine.listening("tcp", "00000000:1F91", 78)
+    assert examined(configured(server), machine)[2:] == [
+        ("warning", "udp 127.0.0.1:8444", "taken; only root may see by whom"),
+        ("warning", "tcp 0.0.0.0:8081", "taken; only root may see by whom"),
+    ]
+
+
 def test_whose_a_port_is(one, machine):
     machine.listening("tcp", "00000000:20FB", 77)
     assert examined(one(), machine) == [("warning", "tcp 0.0.0.0:8443", "taken; only root may see by whom")]

@@ -36,6 +36,16 @@ def test_a_machine_that_is_well(configured, machine):
     ]
 
 
+def test_a_tier_needs_buffers_for_its_datagrams(configured, machine):
+    machine.set("net/core/rmem_max", "212992")
+    tier = {"address": "127.0.0.1:443", "protocols": ["tcp"], "instances": {"endpoints": ["10.0.0.1:8443"], "envelope_port": 8444}}
+    key = "7 2026-01-01T00:00:00Z AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+    server = {"listeners": [{"address": "127.0.0.1:8443", "protocols": ["h2"]}], "cluster": {"key": key}}
+    assert not wrong(examined(configured(server, l4=[tier]), machine))
+    (finding,) = wrong(examined(configured(server, l4=[tier | {"protocols": ["quic"]}]), machine))
+    assert (finding.what, finding.found) == ("net.core.rmem_max", "212992")
+
+
 KEEP = "   # and into /etc/sysctl.d/ to keep it"
 
 
