@@ -7,16 +7,17 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from containers import build, fleet
-from containers.balancer import Balancer
-from containers.fleet import COMPOSE, TIER, Fleet
+from containers.balancer import UP
+from containers.fleet import COMPOSE, ROOT, Fleet, wait_for
+from containers.front import FourTuples, Front, Tier
 from harness.authority import Authority
 
 HOSTS = ("a.example.com", "b.example.com")
+CONFIGURATION = ROOT / "deploy" / "compose" / "conf.d"
 USER = 10001
 """Of the containers."""
 
@@ -60,9 +61,15 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Path:
-    """What the instances have in common, with certificates of the tests' authority: the service ``setup`` leaves them as they are."""
+    """What the instances have in common, with certificates of the tests' authority: the service ``setup`` leaves them as they are.
+
+    Their configuration is in there too, with a site more: ngtcp2's client asks addresses for localhost only.
+    """
     folder = tmp_path_factory.mktemp("shared")
-    for host in HOSTS:
+    shutil.copytree(CONFIGURATION, folder / "conf.d")
+    site = (CONFIGURATION / "sites" / f"{HOSTS[0]}.yaml").read_text()
+    (folder / "conf.d" / "sites" / "localhost.yaml").write_text(site.replace(HOSTS[0], "localhost"))
+    for host in (*HOSTS, "localhost"):
         chain, key = authority.issue(host, f"*.{host}")
         (folder / f"{host}.pem").write_bytes(chain.read_bytes() + key.read_bytes())
         os.chown(folder / f"{host}.pem", USER, USER)
@@ -91,35 +98,10 @@ def three(stand: Fleet) -> Fleet:
     return stand
 
 
-@dataclass(frozen=True, slots=True)
-class Front:
-    """What clients connect to, on loopback, and who watches the instances behind it."""
-
-    way: Balancer
-    watch: Balancer
-
-    @property
-    def port(self) -> int:
-        return self.way.port
-
-    @property
-    def deals(self) -> bool:
-        """Whether it deals clients to the instances by itself."""
-        return self.way is self.watch
-
-
 @pytest.fixture(params=["tier", "4-tuples"])
-def front(request: pytest.FixtureRequest, balancer: Balancer) -> Iterator[Front]:
-    """The L4 tier, through a NAT; and a balancer that knows 4-tuples only."""
-    if request.param == "tier":
-        with Balancer([TIER], checks=False) as nat:
-            yield Front(nat, balancer)
-    else:
-        yield Front(balancer, balancer)
-
-
-@pytest.fixture
-def balancer(three: Fleet) -> Iterator[Balancer]:
-    """One that knows 4-tuples only, before the three."""
-    with Balancer(instance.address for instance in three.instances) as made:
+def front(request: pytest.FixtureRequest, three: Fleet) -> Iterator[Front]:
+    """The L4 tier, through a NAT; and a balancer that knows 4-tuples only. Behind each of them three healthy instances."""
+    made = Tier(three) if request.param == "tier" else FourTuples(three)
+    with made.way:
+        wait_for(lambda: all(made.state(instance.address) == UP for instance in three.instances), f"knew all three: {made.told()}")
         yield made

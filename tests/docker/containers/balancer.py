@@ -10,7 +10,7 @@ import hashlib
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 
@@ -32,11 +32,11 @@ BUFFER = 4 * 1024 * 1024
 class Balancer:
     """``with Balancer(addresses) as balancer``: clients connect to 127.0.0.1:``balancer.port``, over TCP and UDP.
 
-    ``checks=False``: those addresses are taken to be well.
+    ``checks=False``: those addresses are taken to be well. ``source``: our own address for TCP connections of the client at an address.
     """
 
-    def __init__(self, addresses: Iterable[str], *, checks: bool = True) -> None:
-        self._checks = checks
+    def __init__(self, addresses: Iterable[str], *, checks: bool = True, source: Callable[[str], str] = lambda _client: "0.0.0.0") -> None:
+        self._checks, self._source = checks, source
         self.states = dict.fromkeys(addresses, UP)
         self.changes: list[tuple[float, str, str]] = []
         """What instances were found to be, and when (monotonic)."""
@@ -59,11 +59,6 @@ class Balancer:
     def follow(self, addresses: Iterable[str]) -> None:
         """These are the instances from now on; a new one has to answer first."""
         self.states = {address: self.states.get(address, GONE) for address in addresses}
-
-    def instance_of(self, client: tuple[str, int]) -> str | None:
-        """The address of the instance that has the UDP flow of *client*."""
-        flow = self._flows.get(client)
-        return flow.instance if flow is not None else None
 
     async def _main(self) -> None:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
@@ -133,7 +128,7 @@ class Balancer:
         while (address := self.pick(client, tried)) is not None:
             try:
                 async with asyncio.timeout(PATIENCE):
-                    back, forth = await asyncio.open_connection(address, PORT)
+                    back, forth = await asyncio.open_connection(address, PORT, local_addr=(self._source(client[0]), 0))
             except (OSError, TimeoutError):
                 tried |= {address}
                 continue

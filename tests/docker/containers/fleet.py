@@ -5,14 +5,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 COMPOSE = Path(sys.executable).parent / "docker-compose"
 PROJECT = "qproxy-test"
-PORT, HEALTH_PORT = 8443, 8081
+PORT, HEALTH_PORT, ADMIN_PORT = 8443, 8081, 9090
 TIER = "10.83.0.2"
 """The address of the tier, as docker-compose.yml has it."""
 LIMIT = 60.0
@@ -115,6 +116,20 @@ class Fleet:
         """Back on it, at the same address."""
         docker("network", "connect", "--ip", instance.address, "--alias", "qproxy", self.network, instance.id)
 
-    def logs(self) -> str:
-        """Of all instances."""
-        return self.compose("logs", "--no-color", "qproxy")
+    def reach_from(self, addresses: Iterable[str]) -> None:
+        """Have this machine reach the containers from these addresses too, until the network is gone."""
+        bridge = "br-" + docker("network", "inspect", "-f", "{{.Id}}", self.network)[:12]
+        for address in addresses:
+            run("ip", "address", "replace", f"{address}/32", "dev", bridge)
+
+    def logs(self, service: str) -> str:
+        """Of all its containers."""
+        return self.compose("logs", "--no-color", service)
+
+    def metric(self, instance: Instance, name: str, default: float | None = None) -> float:
+        """A number of ``/metrics``: *name* with its labels; *default* where there is none, if that may be."""
+        with urllib.request.urlopen(f"http://{instance.address}:{ADMIN_PORT}/metrics", timeout=10) as answer:
+            lines = [line for line in answer.read().decode().splitlines() if line.startswith(f"{name} ")]
+        if not lines and default is not None:
+            return default
+        return float(lines[0].rpartition(" ")[2])
