@@ -67,7 +67,8 @@ def test_a_client_has_the_same_backend_from_every_worker(authority, team):
 
 
 BY_KEY = {"address": "client_address", "header": {"header": "X-User"}, "cookie": {"cookie": "user"}}
-CLIENTS, VISITS = 6, 8
+# So many clients that chance alone hardly ever gives one backend to all, or one worker to half of them: less than once in a million runs.
+CLIENTS, VISITS = 18, 4
 
 
 @pytest.mark.speaks("HTTP/3")
@@ -96,7 +97,8 @@ async def test_a_key_has_the_same_backend_from_every_worker_over_quic(authority,
             by_worker[name, client].add(answer["x-worker"].partition("-")[0])
         port.close()
     assert len(set().union(*by_worker.values())) == 4
-    assert all(len(names) > 1 for names in by_worker.values()), "one worker for all visits shows nothing"
+    moved = [key for key, names in by_worker.items() if len(names) > 1]
+    assert len(moved) > len(by_worker) / 2, "one worker for all visits shows nothing"
     assert all(len(names) == 1 for names in by_key.values()), by_key
     assert all(len(set().union(*(by_key[name, client] for client in range(CLIENTS)))) > 1 for name in BY_KEY), "not all keys are one"
 
