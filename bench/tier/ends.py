@@ -15,8 +15,8 @@ from balancer.quic_lb import Codec, Layout
 from bench.tier.common import EPOCH, KEYS, SERVER_ID
 from proxy.cluster.envelope import ANSWER, DATAGRAM, OVERHEAD, Opener, Sealer
 from proxy.keys import Keyring, Purpose, config_id, parse
-from proxy.l4.outbox import SOL_UDP, UDP_GRO, UDP_SEGMENT
 from proxy.l4.relay import segment_of
+from proxy.listen.bind import SOL_UDP, UDP_GRO, UDP_SEGMENT
 
 BUFFER = 8 * 1024 * 1024
 SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32

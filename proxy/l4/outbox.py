@@ -11,6 +11,7 @@ import struct
 from collections import deque
 from collections.abc import Sequence
 
+from proxy.listen.bind import SOL_UDP, UDP_SEGMENT
 from proxy.message import Address
 
 MAX_SEGMENTS = 64
@@ -21,9 +22,6 @@ MAX_SEGMENTED_BYTES = 65000
 
 QUEUE = 1024
 """Calls that wait for a full socket; what comes beyond is dropped, as the kernel would."""
-
-SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
-"""Linux's numbers (linux/udp.h); Python does not name the last two."""
 
 Control = list[tuple[int, int, bytes]]
 

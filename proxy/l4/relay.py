@@ -1,18 +1,19 @@
 """The envelopes of one worker of the tier: datagrams of clients to instances, and answers back to whoever has the client.
 
 One socket for each family of addresses, with a port that the system chooses: an instance answers to where a datagram came from, so answers
-come to the worker that has sent it. Any worker could take them, as all have a socket with the address that the client knows.
+come to the worker that has sent it. Any worker could take them, as all have a socket with the address that the client knows; so one that
+is started in the place of a dead one has that one's sockets, and what came meanwhile.
 """
 
 import asyncio
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from proxy.cluster.envelope import ANSWER, DATAGRAM, HASHED, HELLO, OVERHEAD, Envelope, Opener, Sealer
-from proxy.l4.outbox import MAX_SEGMENTED_BYTES, MAX_SEGMENTS, SOL_UDP, UDP_GRO, Control, Outbox
-from proxy.listen.bind import Buffers, allow_fragments, set_buffer
+from proxy.l4.outbox import MAX_SEGMENTED_BYTES, MAX_SEGMENTS, Control, Outbox
+from proxy.listen.bind import SOL_UDP, UDP_GRO, Buffers, bind_relay
 from proxy.listen.ways import Ways
 from proxy.message import Address
 
@@ -60,15 +61,26 @@ class Run:
 
 
 class Relay:
-    """Seals, sends, receives and opens. *wall* is the time of day in seconds since 1970; *back* the steer of answers."""
+    """Seals, sends, receives and opens. *wall* is the time of day in seconds since 1970; *back* the steer of answers.
 
-    def __init__(self, sealer: Sealer, opener: Opener, wall: Callable[[], float], buffers: Buffers, *, back: int = HASHED) -> None:
+    *sockets* are those that it has already (``bind_relay``), and closes in the end; others it binds when it needs them, with *buffers*.
+    """
+
+    def __init__(  # noqa: PLR0913  # its parts
+        self,
+        sealer: Sealer,
+        opener: Opener,
+        wall: Callable[[], float],
+        buffers: Buffers,
+        *,
+        sockets: Iterable[socket.socket] = (),
+        back: int = HASHED,
+    ) -> None:
         self.sealer, self.opener = sealer, opener
         self._wall = wall
         self._buffers = buffers
         self._back = back
-        self._sockets: dict[bool, tuple[socket.socket, Outbox]] = {}
-        """By whether it is of IPv6."""
+        self._sockets: dict[int, tuple[socket.socket, Outbox]] = {}
         self.room = Ways(OVERHEAD).room
         """Bytes of datagrams that an envelope to an address has room for, by it and the time (monotonic)."""
         self._waiting: dict[Address, list[bytes]] = {}
@@ -80,6 +92,8 @@ class Relay:
         """Who takes answers, by the address that clients send to, ``packed``; or by its port alone (two bytes), for all addresses."""
         self.sent = self.received = self.nobodys = 0
         """Envelopes; and answers for a port that nobody here has."""
+        for sock in sockets:
+            self._add(sock)
 
     @property
     def dropped(self) -> int:
@@ -139,23 +153,15 @@ class Relay:
         self._waiting.clear()
 
     def _outbox(self, to: Address) -> Outbox:
-        ipv6 = ":" in to[0]
-        found = self._sockets.get(ipv6)
-        if found is None:
-            found = self._sockets[ipv6] = self._open(socket.AF_INET6 if ipv6 else socket.AF_INET)
-        return found[1]
+        family = socket.AF_INET6 if ":" in to[0] else socket.AF_INET
+        found = self._sockets.get(family)
+        return found[1] if found is not None else self._add(bind_relay(family, self._buffers))
 
-    def _open(self, family: socket.AddressFamily) -> tuple[socket.socket, Outbox]:
-        sock = socket.socket(family, socket.SOCK_DGRAM)
-        sock.setblocking(False)
-        set_buffer(sock, socket.SO_RCVBUF, self._buffers.receive)
-        set_buffer(sock, socket.SO_SNDBUF, self._buffers.send)
-        if hasattr(socket, "AF_PACKET"):  # Linux
-            sock.setsockopt(SOL_UDP, UDP_GRO, 1)
-        allow_fragments(sock)
-        sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", 0))  # noqa: S104  # where instances are reached from is the system's to say
+    def _add(self, sock: socket.socket) -> Outbox:
+        outbox = Outbox(sock)
+        self._sockets[sock.family] = sock, outbox
         self._loop.add_reader(sock.fileno(), self._readable, sock)
-        return sock, Outbox(sock)
+        return outbox
 
     # From instances
 

@@ -49,9 +49,15 @@ class Tier:
         return any(own.udp is not None and own.udp.received > 0 for own in self._listeners)
 
     def open(
-        self, stack: contextlib.AsyncExitStack, listeners: Iterable[tuple[L4Listener, socket.socket | None, socket.socket | None]]
+        self,
+        stack: contextlib.AsyncExitStack,
+        listeners: Iterable[tuple[L4Listener, socket.socket | None, socket.socket | None]],
+        relays: Iterable[socket.socket] = (),
     ) -> None:
-        """Serve: listeners with their bound addresses, TCP and UDP sockets; *stack* closes everything."""
+        """Serve: listeners with their bound addresses, TCP and UDP sockets; *stack* closes everything.
+
+        *relays* are sockets for envelopes that are there already (``relay.Relay``).
+        """
         means = self._means
         for listener, tcp, udp in listeners:
             own = _Listener(listener)
@@ -63,7 +69,7 @@ class Tier:
                 own.tcp.start(tcp)
             if udp is not None:
                 self._meters.prepare(listener.name)
-                relay = self._relay or self._make_relay(stack)
+                relay = self._relay or self._make_relay(stack, relays)
                 own.router = Router(listener.instances.pool.balancer, _routing(listener), means.secret)
                 own.udp = UdpTier(udp, listener.address, own.router, relay, {})
                 stack.callback(own.udp.close)
@@ -76,11 +82,12 @@ class Tier:
             if each.udp is not None:
                 each.udp.start()
 
-    def _make_relay(self, stack: contextlib.AsyncExitStack) -> Relay:
+    def _make_relay(self, stack: contextlib.AsyncExitStack, sockets: Iterable[socket.socket]) -> Relay:
         means = self._means
         epoch = self._sealing = means.keys.sealing(means.wall())
         sealer = Sealer(epoch, means.keys.derive(Purpose.ENVELOPE, epoch), means.random_bytes)
-        relay = self._relay = Relay(sealer, Opener({}, means.keys.opened[Purpose.ENVELOPE]), means.wall, means.buffers, back=means.slot)
+        opener = Opener({}, means.keys.opened[Purpose.ENVELOPE])
+        relay = self._relay = Relay(sealer, opener, means.wall, means.buffers, sockets=sockets, back=means.slot)
         relay.heard = self._heard
         stack.callback(relay.close)
         return relay

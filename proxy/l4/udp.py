@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from balancer.backend import Backend
 from proxy.cluster.envelope import Envelope, packed, unpacked
-from proxy.l4.outbox import MAX_SEGMENTED_BYTES, SOL_UDP, UDP_GRO, Control, Outbox
+from proxy.l4.outbox import MAX_SEGMENTED_BYTES, Control, Outbox
 from proxy.l4.relay import ECN, READS, Relay, Run
 from proxy.l4.routing import Router
-from proxy.listen.bind import IP_PKTINFO
+from proxy.listen.bind import IP_PKTINFO, SOL_UDP, UDP_GRO
 from proxy.message import Address, mapped, unmapped
 
 IP_RECVTOS, IP_TOS = 13, 1

@@ -36,6 +36,9 @@ FIRST_INHERITED = 3
 IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8)
 """Linux's number; Python names it from 3.14 on."""
 
+SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
+"""Linux's numbers (linux/udp.h); Python does not name the last two."""
+
 
 def bind_tcp(address: Address, *, shared: bool = False) -> socket.socket:
     """A bound TCP socket, not yet listening; *shared*: one of a group on this address (SO_REUSEPORT). Raises OSError."""
@@ -162,6 +165,26 @@ def may_force_buffers() -> bool:
     """Whether ``net.core.rmem_max`` and ``wmem_max`` bind this process."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         return set_buffer(sock, socket.SO_RCVBUF, sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2)
+
+
+def bind_relay(family: socket.AddressFamily, buffers: Buffers) -> socket.socket:
+    """A bound UDP socket from which a worker of the L4 tier sends envelopes, and to which their answers come. Raises OSError.
+
+    The system chooses the port, and for each instance the address from which it is reached.
+    """
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        set_buffer(sock, socket.SO_RCVBUF, buffers.receive)
+        set_buffer(sock, socket.SO_SNDBUF, buffers.send)
+        if _LINUX:
+            sock.setsockopt(SOL_UDP, UDP_GRO, 1)
+        allow_fragments(sock)
+        sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", 0))  # noqa: S104  # see above
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def pair_for_strays() -> tuple[socket.socket, socket.socket]:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from proxy.engine.seam import Datagram, Transmit
-from proxy.listen.bind import IP_PKTINFO
+from proxy.listen.bind import IP_PKTINFO, SOL_UDP, UDP_SEGMENT
 from proxy.message import Address, mapped, unmapped
 
 DATAGRAM_BYTES = 65536
@@ -28,9 +28,6 @@ MAX_SEGMENTED_BYTES = 65000
 """Bytes of one call: less than the largest IP packet with its headers."""
 
 LOCAL_ADDRESSES_REMEMBERED = 4096
-
-SOL_UDP, UDP_SEGMENT = 17, 103
-"""Linux's numbers (linux/udp.h); Python does not name the second."""
 
 Control = list[tuple[int, int, bytes]]
 

@@ -2,16 +2,18 @@
 
 A TCP listener has a socket for each position in a crew, a UDP listener one for each slot of both banks, in the order of slots: closing one
 of a group would move another into its place, and the kernel's steering with it. So none is ever closed. Besides, what the workers share:
-ends for datagrams that came to the wrong one, and the table of connections.
+ends for datagrams that came to the wrong one, and the table of connections; and what one has from the one that died before it: the sockets
+to which a tier's instances answer.
 """
 
+import contextlib
 import os
 import secrets
 import socket
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from proxy.listen.bind import Buffers, bind_tcp, bind_udp, pair_for_strays, prepare_tcp, prepare_udp
+from proxy.listen.bind import Buffers, bind_relay, bind_tcp, bind_udp, pair_for_strays, prepare_tcp, prepare_udp
 from proxy.listen.shared_counts import SharedCounts
 from proxy.listen.steering import Steering, attach, by_source_program
 
@@ -37,6 +39,8 @@ class Ports:
         """For each UDP address, a receiving and a sending end for each slot."""
         self._by_source: set[Address] = set()
         """UDP addresses whose datagrams go by the client's address, as those of the tier do: any worker can take any of them."""
+        self._relays: list[list[socket.socket]] = []
+        """For each slot, those from which a tier's worker sends envelopes; none where there is no tier for QUIC."""
         self._counts: SharedCounts | None = None
         self._key = secrets.randbits(32)
         self._lengths: dict[int, int] = {}
@@ -58,6 +62,7 @@ class Ports:
                 self._udp[address] = self._bound("UDP", *address, BANKS * self.bank_size, buffers)
                 if listener.get("l4"):
                     self._by_source.add(address)
+                    self._relays = self._relays or [_relays(buffers) for _ in range(BANKS * self.bank_size)]
                 else:
                     self._strays[address] = [pair_for_strays() for _ in range(BANKS * self.bank_size)]
 
@@ -85,6 +90,10 @@ class Ports:
         pairs = self._strays[listener["host"], listener["port"]]
         others = [other for other in range(len(pairs)) if other != slot]
         return [pairs[slot][0].fileno(), *(pairs[other][1].fileno() for other in others)], others
+
+    def relays_of(self, slot: int) -> list[int]:
+        """Descriptors of the sockets from which a tier's worker sends envelopes."""
+        return [sock.fileno() for sock in self._relays[slot]]
 
     def counts_for(self, slot: int) -> int:
         """The table of connections, in which the row of a worker to be started is empty."""
@@ -121,7 +130,7 @@ class Ports:
     def close(self) -> None:
         """Let go of everything: the end."""
         pairs = (pair for pairs in self._strays.values() for pair in pairs)
-        for group in (*self._tcp.values(), *self._udp.values(), *pairs, self._inherited.values()):
+        for group in (*self._tcp.values(), *self._udp.values(), *pairs, *self._relays, self._inherited.values()):
             for sock in group:
                 sock.close()
         if self._counts is not None:
@@ -131,7 +140,8 @@ class Ports:
 
     def descriptors(self) -> Iterator[int]:
         """All that the code after an upgrade needs."""
-        for group in (*self._tcp.values(), *self._udp.values(), *(pair for pairs in self._strays.values() for pair in pairs)):
+        pairs = (pair for pairs in self._strays.values() for pair in pairs)
+        for group in (*self._tcp.values(), *self._udp.values(), *pairs, *self._relays):
             yield from (sock.fileno() for sock in group)
         if self._counts is not None:
             yield self._counts.descriptor
@@ -148,6 +158,7 @@ class Ports:
             "by_source": [list(address) for address in self._by_source],
             "envelopes": [list(address) for address in self._envelopes],
             "strays": [[*address, [[end.fileno() for end in pair] for pair in pairs]] for address, pairs in self._strays.items()],
+            "relays": [[sock.fileno() for sock in group] for group in self._relays],
         }
 
     def take_over(self, known: Mapping[str, Any]) -> None:
@@ -164,6 +175,7 @@ class Ports:
         self._envelopes = {(host, port) for host, port in known.get("envelopes", ())}
         for host, port, pairs in known["strays"]:
             self._strays[host, port] = [(_kept_socket(receiving), _kept_socket(sending)) for receiving, sending in pairs]
+        self._relays = [[_kept_socket(descriptor) for descriptor in group] for group in known.get("relays", ())]
 
     def _bound(self, kind: str, host: str, port: int, count: int, buffers: Buffers) -> list[socket.socket]:
         given = self._inherited.pop((kind, host, port), None)
@@ -174,6 +186,15 @@ class Ports:
         except OSError as error:
             msg = f"can't listen on {_shown(host, port)} ({kind}): {error.strerror or error}"
             raise OSError(error.errno, msg) from None
+
+
+def _relays(buffers: Buffers) -> list[socket.socket]:
+    """For one slot: of each family that this machine has."""
+    found = []
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):
+            found.append(bind_relay(family, buffers))
+    return found
 
 
 def _kept_socket(descriptor: int) -> socket.socket:

@@ -355,6 +355,8 @@ class Supervisor:
             if listener["udp"] and not listener.get("l4"):
                 ends, others = self._ports.strays_of(listener, slot)
                 child.tell("strays", ends, slots=others)
+        if any(listener["udp"] and listener.get("l4") for listener in crew.listeners):
+            child.tell("relays", self._ports.relays_of(slot))
         envelopes = any(listener.get("envelopes") for listener in crew.listeners)  # its own port comes last
         child.tell("place", descriptors, slot=slot, position=position, listeners=has, envelopes=envelopes)
         self._introduce(crew, position)

@@ -205,10 +205,16 @@ class Worker:
 
     # Start
 
-    async def open(self, stack: contextlib.AsyncExitStack, sockets: Iterable[Sockets], envelopes: socket.socket | None = None) -> None:
+    async def open(
+        self,
+        stack: contextlib.AsyncExitStack,
+        sockets: Iterable[Sockets],
+        envelopes: socket.socket | None = None,
+        relays: Iterable[socket.socket] = (),
+    ) -> None:
         """Serve on *sockets*, one for each listener of the configuration, in its order; *stack* closes everything. Raises StartError.
 
-        *envelopes* is the one of ``server.cluster.address``.
+        *envelopes* is the one of ``server.cluster.address``; *relays* are those of its slot for a tier (``l4.relay.Relay``).
         """
         stack.callback(self._presence.close)
         stack.push_async_callback(self.naming.close)
@@ -236,7 +242,7 @@ class Worker:
                 self._metrics.before_read.append(udp.show)
                 self._udp.append(udp)
             bound.append(listener)
-        self._open_tier(stack, each)
+        self._open_tier(stack, each, relays)
         if envelopes is not None:
             stack.callback(envelopes.close)
             self._begin_envelopes(stack, envelopes)
@@ -253,7 +259,7 @@ class Worker:
         self.meters.server_up.cell().value = 1
         self.meters.config_generation.cell().value = self.snapshot.generation
 
-    def _open_tier(self, stack: contextlib.AsyncExitStack, sockets: Iterable[Sockets]) -> None:
+    def _open_tier(self, stack: contextlib.AsyncExitStack, sockets: Iterable[Sockets], relays: Iterable[socket.socket]) -> None:
         """The L4 tier on what is left of the sockets."""
         wanted, given = self.snapshot.l4, list(sockets)
         if not wanted:
@@ -285,7 +291,7 @@ class Worker:
             slot=self._place.slot if self._place is not None else HASHED,
         )
         self._tier = Tier(means)
-        self._tier.open(stack, [(listener, each.tcp, each.udp) for listener, each in zip(bound, given, strict=True)])
+        self._tier.open(stack, [(listener, each.tcp, each.udp) for listener, each in zip(bound, given, strict=True)], relays)
 
     def _begin_envelopes(self, stack: contextlib.AsyncExitStack, sock: socket.socket) -> None:
         cluster = self._configuration.server.cluster

@@ -53,6 +53,7 @@ class _Main:
         self._outcomes: list[tuple[str, str, Outcome, bool]] = []
         self._controller: Link | None = None
         self._handovers: list[Handover] = []
+        self._relays: list[socket.socket] = []
         self._siblings: frozenset[int] = frozenset()
         self._ending = asyncio.Event()
         self._hurry = False
@@ -79,7 +80,7 @@ class _Main:
             stack.push_async_callback(self._tasks.close)
             try:
                 worker = self._worker = Worker(configuration, shared, self._metrics, logs, place)
-                await worker.open(stack, sockets, envelopes)
+                await worker.open(stack, sockets, envelopes, self._relays)
                 worker.share(self._handovers, self._siblings)
             except (StartError, ContextError) as error:
                 return complain(f"qproxy: {error}", EXIT_FAILURE)
@@ -123,6 +124,10 @@ class _Main:
         elif op == "strays":
             receiving, *sending = (socket.socket(fileno=descriptor) for descriptor in descriptors)
             self._handovers.append(Handover(receiving, dict(zip(message["slots"], sending, strict=True))))
+        elif op == "relays":
+            self._relays = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+            for sock in self._relays:
+                sock.setblocking(False)
         elif op == "lend":
             self._lend(message["positions"], descriptors)
         elif op == "siblings":

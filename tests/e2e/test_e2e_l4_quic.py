@@ -14,6 +14,7 @@ from harness.content import MIB, digest
 from harness.fleet import HOST, OLD
 from harness.http3 import http3
 from harness.load import Load, Polite
+from harness.processes import kill, workers
 from harness.relay import Relay
 
 from proxy.cluster.peers import DEAD_AFTER
@@ -253,6 +254,21 @@ async def test_a_client_that_waits_in_silence_has_its_answer_over_an_upgrade_of_
         answer = await client.answer(stream, 20)
         assert answer.status == 200
         assert (await client.get("/hello", host=HOST)).status == 200
+        assert client.terminated is None
+
+
+async def test_a_client_that_waits_in_silence_has_its_answer_when_the_tiers_workers_are_killed(authority, start_tier, fleet):
+    """The instance answers to a port that goes on, and who comes in the place of the dead one reads there."""
+    fleet.start(51)
+    tier = start_tier([fleet.entry()], server=fleet.server(workers=2))
+    fleet.named(tier, 1)
+    async with http3(authority, tier.port) as client:
+        stream = client.open("/slow?seconds=6", host=HOST)
+        await asyncio.sleep(1)  # the request is with the backend, and acknowledged
+        for pid in workers(tier):
+            await asyncio.to_thread(kill, pid)
+        answer = await client.answer(stream, 30)
+        assert answer.status == 200
         assert client.terminated is None
 
 

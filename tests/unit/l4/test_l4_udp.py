@@ -12,11 +12,10 @@ import pytest
 from balancer.pool import Member, Pool, PoolSettings
 from balancer.quic_lb import Codec, Layout
 from proxy.cluster.envelope import ANSWER, DATAGRAM, Opener, Sealer, packed, unpacked
-from proxy.l4.outbox import SOL_UDP, UDP_SEGMENT
 from proxy.l4.relay import Relay
 from proxy.l4.routing import Router, RoutingSettings
 from proxy.l4.udp import Target, UdpTier
-from proxy.listen.bind import Buffers, bind_udp
+from proxy.listen.bind import SOL_UDP, UDP_SEGMENT, Buffers, bind_udp
 
 KEY = b"k" * 32
 CODEC = Codec(Layout(0, 1, 8, key=b"q" * 16))

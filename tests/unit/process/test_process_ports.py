@@ -102,9 +102,17 @@ def test_sockets_for_somebody_else_are_not_ours():
         assert environ == {}, "no child is to take them for its own"
 
 
+def test_each_slot_of_a_tier_has_ports_for_answers_of_its_own(opened):
+    ports = opened(Ports({}), wanted(0, tcp=False) | {"l4": True})
+    names = [name_of(one) for slot in range(BANKS * 2) for one in ports.relays_of(slot)]
+    assert {host for host, _ in names} == {"0.0.0.0", "::"}
+    assert all(port for _, port in names)
+    assert len(set(names)) == len(names) == 2 * BANKS * 2
+
+
 def test_an_upgrade_finds_everything_again(opened):
-    listener = wanted(0)
-    before = opened(Ports({}), listener)
+    listener, tier = wanted(0), wanted(0, host="127.0.0.2", tcp=False) | {"l4": True}
+    before = opened(Ports({}), listener, tier)
     known, copies = before.known(), {descriptor: os.dup(descriptor) for descriptor in before.descriptors()}
 
     def copied(value):
@@ -112,13 +120,15 @@ def test_an_upgrade_finds_everything_again(opened):
             return [copied(item) for item in value]
         return copies.get(value, value) if isinstance(value, int) and not isinstance(value, bool) else value
 
-    moved = {name: copied(value) if name in {"tcp", "udp", "strays", "counts"} else value for name, value in known.items()}
+    moved = {name: copied(value) if name in {"tcp", "udp", "strays", "relays", "counts"} else value for name, value in known.items()}
     after = Ports({})
     after.take_over(moved)
     assert after.numbers([listener]) == before.numbers([listener])
     assert [name_of(one) for one in after.of_worker(listener, 1, 3)] == [name_of(one) for one in before.of_worker(listener, 1, 3)]
     ends, others = after.strays_of(listener, 2)
     assert (len(ends), others) == (4, [0, 1, 3])
+    relays = [[name_of(one) for one in ports.relays_of(3)] for ports in (before, after)]
+    assert relays[0] == relays[1]
     after.close()
 
 
