@@ -18,13 +18,26 @@ UNANSWERED = 5
 """HELLOs whose answer is still taken: all since a peer was alive."""
 
 MAX_PEERS = 1000
-"""Addresses that are asked; and as many more of those that leave."""
+"""Addresses that are asked; and as many more of those that no list has."""
 
 
 class Peer:
     """Another instance, or an address where one is to be."""
 
-    __slots__ = ("_rate", "_second", "_sent", "address", "asked", "heard_at", "leaving", "ports", "round_trip", "server_id", "state")
+    __slots__ = (
+        "_rate",
+        "_second",
+        "_sent",
+        "address",
+        "asked",
+        "heard_at",
+        "noticed_at",
+        "ports",
+        "round_trip",
+        "server_id",
+        "state",
+        "unlisted",
+    )
 
     def __init__(self, address: Address, rate: int) -> None:
         self._rate = rate
@@ -34,8 +47,10 @@ class Peer:
         self.asked: tuple[int, ...] = ()
         """``Envelope.time`` of the last HELLOs to it that it did not answer."""
         self.heard_at = float("-inf")
-        self.leaving = False
-        """Nobody is to be there any more; what it has goes on for as long as it answers."""
+        self.unlisted = False
+        """No list has it, or no longer: it has asked us, or it leaves. It is there for as long as it answers."""
+        self.noticed_at = float("-inf")
+        """When it asked, if no list had it then."""
         self.server_id = b""
         self.state: State = "ready"
         self.ports: tuple[int, ...] = ()
@@ -96,25 +111,48 @@ class Peers:
             self._grew_at = now
         self._by_address = {address: before.get(address) or Peer(address, self.rate) for address in wanted[:MAX_PEERS]}
         for peer in self._by_address.values():
-            peer.leaving = False
-        leaving = [peer for address, peer in before.items() if address not in self._by_address and peer.server_id != self.own]
-        for peer in leaving[-MAX_PEERS:]:
-            peer.leaving = True
+            peer.unlisted = False
+        unlisted = [peer for address, peer in before.items() if address not in self._by_address and peer.server_id != self.own]
+        for peer in unlisted[-MAX_PEERS:]:
+            peer.unlisted = True
             self._by_address[peer.address] = peer
         self.forget(now)
+        self._reckon()
+
+    def notice(self, address: Address, server_id: bytes, now: float) -> None:
+        """Somebody with our keys has asked from *address*. An instance that no list of ours has is asked too, and is there once it answers.
+
+        So whoever begins after another one has left the name of all hears of it, as that one asks those that the name has.
+        """
+        if address in self._by_address or server_id in {b"", self.own} or len(self._by_address) >= 2 * MAX_PEERS:
+            return
+        peer = self._by_address[address] = Peer(address, self.rate)
+        peer.unlisted, peer.noticed_at = True, now
 
     def forget(self, now: float) -> None:
-        """Those that were to leave, and answer no more."""
-        gone = [address for address, peer in self._by_address.items() if peer.leaving and not peer.lives(now)]
+        """Those that no list has, and that answer no more."""
+        gone = [
+            address
+            for address, peer in self._by_address.items()
+            if peer.unlisted and not peer.lives(now) and now - peer.noticed_at >= DEAD_AFTER
+        ]
         for address in gone:
             del self._by_address[address]
+        if gone:
+            self._reckon()
+
+    def _reckon(self) -> None:
         self._by_server_id = {
             server_id: peer for server_id, peer in self._by_server_id.items() if self._by_address.get(peer.address) is peer
         }
 
     def others(self) -> list[Peer]:
-        """All but for ourselves, whom our own list may well have."""
-        return [peer for peer in self._by_address.values() if not self.own or peer.server_id != self.own]
+        """All but for ourselves, whom our own list may well have, and for those that have only asked yet."""
+        return [
+            peer
+            for peer in self._by_address.values()
+            if (not self.own or peer.server_id != self.own) and (peer.server_id or not peer.unlisted)
+        ]
 
     def to_ask(self) -> list[Peer]:
         """Who is to be sent a HELLO now: all, since another may have come where we were."""
@@ -133,7 +171,7 @@ class Peers:
         peer.server_id, peer.state, peer.ports = hello.server_id, hello.state, hello.ports
         if hello.server_id and hello.server_id != self.own:
             other = self._by_server_id.get(hello.server_id)
-            if other is None or not other.lives(now) or (other.leaving and not peer.leaving):
+            if other is None or not other.lives(now) or (other.unlisted and not peer.unlisted):
                 self._by_server_id[hello.server_id] = peer
         return peer
 

@@ -190,6 +190,8 @@ class Envelopes:
         services = self._services
         if not hello.answers:
             self._send(HELLO, self._hello(envelope.time), datagram.peer, datagram.local, steer=envelope.back)
+            if self.peers.wanted:
+                self.peers.notice(datagram.peer, hello.server_id, services.clock())
             return
         now = services.clock()
         before = self.peers.living(hello.server_id, now)

@@ -92,8 +92,8 @@ class Ports:
         return [pairs[slot][0].fileno(), *(pairs[other][1].fileno() for other in others)], others
 
     def relays_of(self, slot: int) -> list[int]:
-        """Descriptors of the sockets from which a tier's worker sends envelopes."""
-        return [sock.fileno() for sock in self._relays[slot]]
+        """Descriptors of the sockets from which a tier's worker sends envelopes; none where this began with code that kept none."""
+        return [sock.fileno() for sock in self._relays[slot]] if self._relays else []
 
     def counts_for(self, slot: int) -> int:
         """The table of connections, in which the row of a worker to be started is empty."""

@@ -132,10 +132,53 @@ def test_a_server_id_of_one_that_goes_is_at_once_that_of_another_who_says_so() -
     assert peers.living(b"id", 1.0) is west
 
 
+def test_one_that_no_list_has_is_asked_when_it_asks_and_is_there_once_it_answers() -> None:
+    peers = table(EAST)
+    peers.notice(WEST, b"west", 10.0)
+    assert [peer.address for peer in peers.to_ask()] == [EAST, WEST]
+    assert [peer.address for peer in peers.others()] == [EAST]
+    assert peers.living(b"west", 10.0) is None
+    assert answer(peers, WEST, b"west", 11.0, "draining") is peers.living(b"west", 11.0)
+    assert [peer.address for peer in peers.others()] == [EAST, WEST]
+    peers.notice(WEST, b"west", 15.0)  # while it is known that tells nothing new
+    peers.replace([EAST], 15.0)
+    assert peers.living(b"west", 11.0 + DEAD_AFTER - 0.01) is not None
+    peers.forget(11.0 + DEAD_AFTER)
+    assert peers.is_gone(b"west", 11.0 + DEAD_AFTER)
+    assert [peer.address for peer in peers.to_ask()] == [EAST]
+
+
+def test_one_that_asks_and_does_not_answer_is_forgotten() -> None:
+    peers = table(EAST)
+    peers.notice(WEST, b"west", 10.0)
+    peers.forget(10.0 + DEAD_AFTER - 0.01)
+    assert len(peers.to_ask()) == 2
+    peers.forget(10.0 + DEAD_AFTER)
+    assert len(peers.to_ask()) == 1
+
+
+def test_one_that_asks_and_is_listed_then_stays_when_it_is_silent() -> None:
+    peers = table(EAST)
+    peers.notice(WEST, b"west", 10.0)
+    peers.replace([EAST, WEST], 11.0)
+    peers.forget(100.0)
+    assert len(peers.others()) == 2
+
+
+@pytest.mark.parametrize("server_id", [b"", b"me"])
+def test_a_tier_that_asks_and_our_own_question_are_no_peers(server_id: bytes) -> None:
+    peers = table(EAST)
+    peers.notice(WEST, server_id, 0.0)
+    assert len(peers.to_ask()) == 1
+
+
 def test_there_are_so_many_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_PEERS", 1)
     peers = table(EAST, WEST)
     assert ([peer.address for peer in peers.to_ask()], peers.left_out) == ([EAST], 1)
+    for number in range(5):
+        peers.notice(("198.51.100.1", number), b"other", 0.0)
+    assert len(peers.to_ask()) == 2
 
 
 def test_so_much_a_second_goes_to_one() -> None:
