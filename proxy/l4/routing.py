@@ -29,8 +29,8 @@ InitialKey: TypeAlias = Literal["dcid", "client_address"]
 RULES = ("connection_id", "handshake", "destination", "client", "hash")
 """By which a datagram was routed: the order above."""
 
-DROPS = ("malformed", "no_instance")
-"""Why a datagram was not: it is none of QUIC's; nobody takes what is new."""
+DROPS = ("malformed", "oversized", "no_instance")
+"""Why a datagram was not: it is none of QUIC's; it is larger than an envelope holds; nobody takes what is new."""
 
 REMEMBERED_IDS = 65536
 """Connection IDs whose server ID is remembered, so that each is decrypted once; about 150 bytes each."""

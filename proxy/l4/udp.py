@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 
 from balancer.backend import Backend
-from proxy.cluster.envelope import Envelope, packed, unpacked
+from proxy.cluster.envelope import MAX_PAYLOAD, Envelope, packed, unpacked
 from proxy.l4.outbox import MAX_SEGMENTED_BYTES, Control, Outbox
 from proxy.l4.relay import ECN, READS, Relay, Run
 from proxy.l4.routing import Router
@@ -118,7 +118,10 @@ class UdpTier:
                     local = self._local_of(level, data)
             if not segment or segment >= size:
                 self.received += 1
-                self._take(bytes(buffer[:size]), host, client, local, ecn, now)
+                if size <= MAX_PAYLOAD:
+                    self._take(bytes(buffer[:size]), host, client, local, ecn, now)
+                else:
+                    self._router.dropped["oversized"] += 1
                 continue
             self.received += -(-size // segment)
             for at in range(0, size, segment):
@@ -141,10 +144,11 @@ class UdpTier:
 
     def _end_run(self) -> None:
         run, target = self._run, self._run_to
-        if target is not None and run.datagrams:
-            client, ecn, local, _ = run.key  # type: ignore[misc]  # as ``_take`` makes it
-            self._relay.put(target.envelopes, run.datagrams, client=client, local=local, port=target.port, ecn=ecn)  # type: ignore[has-type]
+        key, datagrams = run.key, run.datagrams
         run.begin(None, 0)
+        if target is not None and datagrams:
+            client, ecn, local, _ = key  # type: ignore[misc]  # as ``_take`` makes it
+            self._relay.put(target.envelopes, datagrams, client=client, local=local, port=target.port, ecn=ecn)  # type: ignore[has-type]
 
     def _local_of(self, level: int, data: bytes) -> bytes:
         """The address that a datagram was sent to, from what the kernel tells of it."""

@@ -14,7 +14,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from random import SystemRandom
 from typing import Any, Protocol
 
-from proxy.cluster.envelope import ANSWER, DATAGRAM, HASHED, HELLO, MAX_SEGMENTS, OVERHEAD, Envelope, Opener, Sealer, packed, unpacked
+from proxy.cluster.envelope import (
+    ANSWER,
+    DATAGRAM,
+    HASHED,
+    HELLO,
+    MAX_PAYLOAD,
+    MAX_SEGMENTS,
+    OVERHEAD,
+    Envelope,
+    Opener,
+    Sealer,
+    packed,
+    unpacked,
+)
 from proxy.cluster.hello import Hello, State, decode
 from proxy.cluster.peers import ASK_EVERY, Peers
 from proxy.cluster.relays import Relay, Relays
@@ -228,7 +241,7 @@ class Envelopes:
         clock, meters = self._services.clock(), self._services.meters
         for server_id, slot, datagram in foreign:
             peer = self.peers.living(server_id, clock)
-            if peer is None:
+            if peer is None or len(datagram.data) > MAX_PAYLOAD:
                 meters.misrouted.cell("dropped").value += 1
                 continue
             port = peer.port(listener.port, self._listeners.index(listener))

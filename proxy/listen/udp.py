@@ -286,9 +286,8 @@ class UdpListener:
         """What came through relays."""
         try:
             receive = self.endpoint.receive_strays if handed_over else self.endpoint.receive_relayed
-            events = receive(datagrams, self.services.clock())
+            self._deliver(receive(datagrams, self.services.clock()))
             self._hand_over()
-            self._deliver(events)
         except Exception as error:  # the listener outlives a fault of its engine
             self.services.log.exception("the QUIC endpoint failed on a datagram", exc_info=error)
         self._flush()
@@ -315,12 +314,11 @@ class UdpListener:
 
     def _readable(self) -> None:
         try:
-            events = self._datagrams.receive(self.services.clock())
+            self._deliver(self._datagrams.receive(self.services.clock()))  # first: a fault in what follows costs nobody an event
             if self._handover is not None:
                 self._hand_over()
             if self._envelopes is not None and (foreign := self.endpoint.take_foreign()):
                 self._envelopes.forward(foreign, self)
-            self._deliver(events)
         except Exception as error:  # the listener outlives a fault of its engine
             self.services.log.exception("the QUIC endpoint failed on a datagram", exc_info=error)
         self._flush()

@@ -136,7 +136,7 @@ class UdpSocket:
         """How many datagrams at the head of the queue can go as one: same ways, same size, but for a shorter last one."""
         first = self._unsent[0]
         size = len(first.data)
-        room = min(MAX_SEGMENTS, MAX_SEGMENTED_BYTES // size)
+        room = max(1, min(MAX_SEGMENTS, MAX_SEGMENTED_BYTES // size))  # one may be larger than what may be cut apart
         count = 0
         for transmit in self._unsent:
             length = len(transmit.data)

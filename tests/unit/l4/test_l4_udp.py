@@ -11,7 +11,7 @@ import pytest
 
 from balancer.pool import Member, Pool, PoolSettings
 from balancer.quic_lb import Codec, Layout
-from proxy.cluster.envelope import ANSWER, DATAGRAM, Opener, Sealer, packed, unpacked
+from proxy.cluster.envelope import ANSWER, DATAGRAM, MAX_PAYLOAD, Opener, Sealer, packed, unpacked
 from proxy.l4.relay import Relay
 from proxy.l4.routing import Router, RoutingSettings
 from proxy.l4.udp import Target, UdpTier
@@ -119,6 +119,15 @@ async def test_a_datagram_goes_to_its_instance_with_the_clients_address_and_the_
     place.instances[1].answer(envelope, relay, b"\x40 answer")
     assert await place.heard() == (b"\x40 answer", place.address)
     assert (place.udp.received, place.udp.answered, place.relay.sent, place.relay.received) == (1, 1, 1, 1)
+
+
+async def test_what_is_larger_than_an_envelope_holds_is_dropped_and_harms_nobody_else(stack):
+    place = Place(stack)
+    for size in (MAX_PAYLOAD + 1, 65507, MAX_PAYLOAD, 100):
+        place.send(short(b"\1") + bytes(size - len(short(b"\1"))))
+    sizes = [len((await place.instances[0].next())[0].payload) for _ in range(2)]
+    assert sizes == [MAX_PAYLOAD, 100]
+    assert place.router.dropped["oversized"] == 2
 
 
 @pytest.mark.parametrize(("host", "at"), [("0.0.0.0", "127.0.0.5"), ("::", "127.0.0.6"), ("::", "::1"), ("::1", "::1")])

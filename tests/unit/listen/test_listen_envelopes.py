@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from proxy.cluster import peers as peers_module
-from proxy.cluster.envelope import ANSWER, DATAGRAM, HELLO, OVERHEAD, Opener, Sealer, packed
+from proxy.cluster.envelope import ANSWER, DATAGRAM, HELLO, MAX_PAYLOAD, OVERHEAD, Opener, Sealer, packed
 from proxy.cluster.hello import Hello, decode
 from proxy.cluster.peers import Peers
 from proxy.cluster.relays import is_relayed
@@ -153,6 +153,34 @@ async def test_so_much_goes_to_a_peer_and_nothing_to_who_is_not_there_or_has_no_
         west.envelopes.forward([Foreign(b"east", None, datagram)] * 5, ours)
         counts = {result: west.count("misrouted", result) for result in ("forwarded", "over_budget", "no_listener", "dropped")}
         assert counts == {"forwarded": 3, "over_budget": 2, "no_listener": 1, "dropped": 1}
+
+
+async def test_datagrams_of_any_size_go_there_or_are_counted() -> None:
+    """UDP carries 65,507 bytes over IPv4, of which an envelope takes some itself."""
+    ours, theirs = Noting(443), Noting(443)
+    west, east = End(b"west", [ours]), End(b"east", [theirs])
+    async with ends(west, east):
+        await meet(west, east)
+        for size in (64_950, MAX_PAYLOAD, MAX_PAYLOAD + 1, 65_507):
+            west.envelopes.forward([Foreign(b"east", None, Datagram(bytes(size), CLIENT, ("203.0.113.1", 443)))], ours)
+        await until(lambda: len(theirs.taken) == 2)
+        assert [len(datagram.data) for datagram, _ in theirs.taken] == [64_950, MAX_PAYLOAD]
+        assert west.count("misrouted", "dropped") == 2
+
+
+@pytest.mark.parametrize("segment", [1200, 1252, 1280, 1452, 65_000])
+async def test_long_answers_go_whole_over_a_way_that_has_room_for_them(segment: int) -> None:
+    """Loopback's, for one: envelopes become larger than what one call may cut apart."""
+    ours, theirs = Noting(443), Noting(443, "203.0.113.2")
+    west, east = End(b"west", [ours]), End(b"east", [theirs])
+    async with ends(west, east):
+        await meet(west, east)
+        west.envelopes.forward([Foreign(b"east", None, Datagram(b"hello", CLIENT, ("203.0.113.1", 443)))], ours)
+        await until(lambda: theirs.taken)
+        local, size = theirs.taken[0][0].local, segment * min(64, 65_000 // segment)
+        east.envelopes.answer([(bytes(size), segment, CLIENT, local)])
+        await until(lambda: sum(len(each.data) for each in ours.passed) == size)
+        assert {len(each.data) for each in ours.passed} == {segment}
 
 
 async def test_what_is_for_nobody_here_is_refused_and_counted() -> None:

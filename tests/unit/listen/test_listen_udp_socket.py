@@ -10,7 +10,7 @@ import pytest
 
 from proxy.engine.seam import Transmit
 from proxy.listen.bind import SO_RCVBUFFORCE, SO_SNDBUFFORCE, Buffers, bind_udp, prepare_udp
-from proxy.listen.udp_socket import MAX_SEGMENTS, UdpSocket
+from proxy.listen.udp_socket import MAX_SEGMENTED_BYTES, MAX_SEGMENTS, UdpSocket
 
 
 class Pair:
@@ -99,6 +99,14 @@ def test_one_call_takes_many_datagrams_and_not_more_than_the_kernel_allows(one: 
     one.ours.queue([Transmit(b"y" * 1200, one.peer, one.to)] * 60)
     assert one.ours.send()
     assert kernel.calls == [MAX_SEGMENTS, 3, 54, 6]
+
+
+@pytest.mark.parametrize("size", [MAX_SEGMENTED_BYTES, MAX_SEGMENTED_BYTES + 1, 65507])
+def test_a_datagram_goes_once_that_is_larger_than_a_call_may_cut_apart(one: Pair, size: int) -> None:
+    one.ours.queue([Transmit(b"x" * size, one.peer, one.to), Transmit(b"next", one.peer, one.to)])
+    assert one.ours.send()
+    assert [len(data) for data in one.take(2)] == [size, 4]
+    assert (one.ours.sent, one.ours.failed) == (2, 0)
 
 
 def test_clients_are_never_mixed(one: Pair) -> None:
