@@ -151,6 +151,7 @@ class Keyring:
         self._secrets = {key.epoch: key.secret for key in keys.keys}
         self._epochs = {config_id(key.epoch): key.epoch for key in keys.keys}
         self._derived.clear()
+        self.ring_key = keys.ring_key
 
     def sealing(self, now: float) -> int:
         """The epoch that seals at *now*, seconds since 1970."""

@@ -36,7 +36,7 @@ class Approach:
         self._client = client
         self._instances = instances
         self._greeting = greeting
-        self._key = address_key(tier.means.secret, client.address[0])
+        self._key = address_key(tier.means.keys.ring_key, client.address[0])
         self._tried: list[Backend] = []
         self._relieved = False
         self._side: InstanceSide | None = None

@@ -9,11 +9,17 @@ LEAST_SHORT = 21
 """Bytes of a short-header packet at least: no packet that is shorter can be authentic (RFC 9000, section 10.3)."""
 
 
+LEAST_CID = 8
+"""Bytes of a client's first destination connection ID at least (RFC 9000, section 7.2)."""
+
+
 class LongHeader(NamedTuple):
     """The connection IDs of a long header (RFC 8999, section 5.1)."""
 
     destination: bytes
     source: bytes
+    version: int
+    """0: version negotiation, whose source is what the client has made up."""
 
 
 def is_long(data: bytes) -> bool:
@@ -32,4 +38,4 @@ def read_long(data: bytes) -> LongHeader | None:
     source_end = end + 1 + data[end]
     if size < source_end:
         return None
-    return LongHeader(data[6:end], data[end + 1 : source_end])
+    return LongHeader(data[6:end], data[end + 1 : source_end], int.from_bytes(data[1:5]))

@@ -16,9 +16,8 @@ from proxy.upstream.resolve import Addresses
 class Means:
     """Everything that a tier needs of the process that it is in."""
 
-    secret: bytes
-    """Keys the hashes: the same in all tiers in front of the same instances."""
     keys: Keyring
+    """Its ring's key is that of the hashes, the same in all tiers in front of the same instances."""
     log: Log
     metrics: Metrics
     limits: AcceptLimits

@@ -21,7 +21,7 @@ from balancer.backend import Backend
 from balancer.condition import Condition
 from balancer.pool import Pool
 from balancer.quic_lb import Codec, NotRoutable
-from proxy.l4.header import LEAST_SHORT, MAX_CID, read_long
+from proxy.l4.header import LEAST_CID, LEAST_SHORT, MAX_CID, read_long
 from proxy.l4.tables import Table, TableSettings
 
 InitialKey: TypeAlias = Literal["dcid", "client_address"]
@@ -82,6 +82,10 @@ class Router:
         self._reckon()
 
     # What it goes by
+
+    def hash_with(self, secret: bytes) -> None:
+        """Key the hashes with *secret* from now on, as the pool does that comes with it."""
+        self._secret = secret
 
     def decode_with(self, codecs: Iterable[Codec]) -> None:
         """The live configurations of connection IDs: those that instances mint under, or did, or will."""
@@ -162,7 +166,7 @@ class Router:
         # Rule 4 is for short headers: a handshake that is not known is a new connection, whatever else its client has.
         key = connection_key(self._secret, destination) if self._settings.initial_key == "dcid" else address_key(self._secret, host)
         found = self._chosen(key, now)
-        if found is not None and len(data) >= LEAST_INITIAL:
+        if found is not None and len(data) >= LEAST_INITIAL and len(destination) <= MAX_CID and len(header.source) <= MAX_CID:
             self._handshakes.put((client, header.source), found, now)
             self._destinations.put(destination, found, now)
             self._clients.put(client, found, now)
@@ -195,10 +199,13 @@ class Router:
         if not data or data[0] < 0x80:
             return
         header = read_long(data)
-        if header is None or not 0 < len(header.source) <= MAX_CID or self._owner(header.source, now) is backend:
+        if header is None or not header.version:
             return
-        if self._destinations.put(header.source, backend, now) and len(header.source) not in self._lengths:
-            self._lengths = (*self._lengths, len(header.source))
+        given = header.source
+        if not LEAST_CID <= len(given) <= MAX_CID or self._owner(given, now) is backend:
+            return
+        if self._destinations.put(given, backend, now) and len(given) not in self._lengths:
+            self._lengths = (*self._lengths, len(given))
 
     @property
     def entries(self) -> dict[str, int]:

@@ -13,7 +13,7 @@ from balancer.quic_lb import Codec, Layout
 from proxy.cluster.envelope import HELLO, Envelope, Opener, Sealer
 from proxy.cluster.hello import Hello, decode
 from proxy.cluster.peers import ASK_EVERY, DEAD_AFTER, MAX_PEERS, Peers
-from proxy.keys import Keyring, Purpose, config_id
+from proxy.keys import Keyring, KeySet, Purpose, config_id
 from proxy.l4.means import Means
 from proxy.l4.meters import TierMeters
 from proxy.l4.relay import Relay
@@ -36,7 +36,8 @@ class Tier:
         self._peers = Peers(b"", 0)
         self._asked_at = float("-inf")
         self._sealing = -1
-        self._epochs: tuple[int, ...] = ()
+        self._keys: KeySet | None = None
+        """Those that are in use."""
 
     @property
     def busy(self) -> bool:
@@ -70,12 +71,12 @@ class Tier:
             if udp is not None:
                 self._meters.prepare(listener.name)
                 relay = self._relay or self._make_relay(stack, relays)
-                own.router = Router(listener.instances.pool.balancer, _routing(listener), means.secret)
+                own.router = Router(listener.instances.pool.balancer, _routing(listener), means.keys.ring_key)
                 own.udp = UdpTier(udp, listener.address, own.router, relay, {})
                 stack.callback(own.udp.close)
         if self._relay is not None:
             self._relay.takers = {each.udp.answers_for: each.udp for each in self._listeners if each.udp is not None}
-            self._learn_keys()
+            self.take_keys()
             self._aim()
             means.metrics.before_read.append(self._show)
         for each in self._listeners:
@@ -100,7 +101,6 @@ class Tier:
                 own.tcp.listener = listener
             if own.router is not None:
                 own.router.replace(listener.instances.pool.balancer, _routing(listener), self._means.clock())
-        self._learn_keys(again=True)
         self._aim()
 
     def repopulated(self, pool: Pool) -> None:
@@ -116,7 +116,7 @@ class Tier:
         if relay is None or now < self._asked_at + ASK_EVERY:
             return
         self._asked_at = now
-        self._learn_keys()
+        self._seal_anew()
         self._judge_departed(now)
         wall = self._means.wall()
         self._peers.forget(now)
@@ -200,7 +200,7 @@ class Tier:
             own.named = server_ids = {**server_ids, **own.listener.instances.server_ids}
             own.router.name_instances(server_ids)
             lengths = {len(server_id) for server_id in server_ids}
-            own.router.decode_with(_codecs(self._means.keys, self._epochs, lengths, own.listener.instances.nonce))
+            own.router.decode_with(_codecs(self._means.keys, lengths, own.listener.instances.nonce))
             self._meters.server_ids.cell(own.listener.name).value = len(server_ids)
 
     def _heard(self, envelope: Envelope, source: Address) -> None:
@@ -215,17 +215,24 @@ class Tier:
 
     # Keys
 
-    def _learn_keys(self, *, again: bool = False) -> None:
-        """Open with all keys, and seal with the one of this moment."""
+    def take_keys(self) -> None:
+        """Go by the keys that the keyring has now."""
         relay, keys = self._relay, self._means.keys
-        if relay is None:
+        if relay is None or keys.keys == self._keys:
             return
-        epochs = tuple(key.epoch for key in keys.keys.keys)
-        if again or epochs != self._epochs:
-            self._epochs = epochs
-            relay.opener.use({epoch: keys.derive(Purpose.ENVELOPE, epoch) for epoch in epochs})
-            self._sealing = -1
-            self._name()
+        self._keys = keys.keys
+        relay.opener.use({key.epoch: keys.derive(Purpose.ENVELOPE, key.epoch) for key in self._keys.keys})
+        for own in self._listeners:
+            if own.router is not None:
+                own.router.hash_with(keys.ring_key)
+        self._sealing = -1
+        self._seal_anew()
+        self._name()
+
+    def _seal_anew(self) -> None:
+        """With the key of this moment."""
+        relay, keys = self._relay, self._means.keys
+        assert relay is not None
         sealing = keys.sealing(self._means.wall())
         if sealing != self._sealing:
             self._sealing = sealing
@@ -277,11 +284,11 @@ def _envelope_port(instances: Instances, identity: str) -> int:
     return instances.envelope_ports.get(identity, instances.envelope_port)
 
 
-def _codecs(keys: Keyring, epochs: Iterable[int], lengths: Iterable[int], nonce: int) -> list[Codec]:
+def _codecs(keys: Keyring, lengths: Iterable[int], nonce: int) -> list[Codec]:
     """For the connection IDs of instances: of every epoch, and every length that a server ID has."""
     return [
-        Codec(Layout(config_id(epoch), length, nonce, key=keys.cid_key(epoch)))
-        for epoch in epochs
+        Codec(Layout(config_id(key.epoch), length, nonce, key=keys.cid_key(key.epoch)))
+        for key in keys.keys.keys
         for length in sorted(lengths)
         if length + nonce <= 19
     ]

@@ -275,7 +275,6 @@ class Worker:
         ]
         self._services.snapshot = replace(self.snapshot, l4=tuple(bound))
         means = Means(
-            secret=self._keys.keys.ring_key,
             keys=self._keys,
             log=self._log,
             metrics=self._metrics,
@@ -311,6 +310,8 @@ class Worker:
         if self._cluster.keys != self._keys.keys:
             self._keys.replace(self._cluster.keys)
         self._seal_anew()
+        if self._tier is not None:
+            self._tier.take_keys()
         if self._envelopes is None:
             return
         cluster, peers = self._configuration.server.cluster, self._envelopes.peers

@@ -193,6 +193,22 @@ async def test_a_new_key_is_brought_in_any_order_and_costs_no_connection(authori
     assert tier.metrics()[ROUTED + name] <= 4
 
 
+async def test_another_key_in_the_place_of_one_is_taken_with_the_reload(authority, fleet, start_tier):
+    """As of a file that was made anew, whose first epoch has the same number. Connections are lost, new ones come in."""
+    fleet.start(51)
+    tier = start_tier([fleet.entry()], server=fleet.server())
+    fleet.named(tier, 1)
+    fleet.key_file.write_text(OLD.replace(base64.b64encode(bytes(range(32))).decode(), base64.b64encode(bytes(range(32, 64))).decode()))
+    for proxy in (fleet.proxies[51], tier):
+        await asyncio.to_thread(proxy.reload, expect="configuration reloaded")
+    by_id = f'{ROUTED}{{listener="127.0.0.1:{tier.port}",rule="connection_id"}}'
+    before = tier.metrics()[by_id]
+    for _ in range(3):
+        async with http3(authority, tier.port) as client:
+            assert (await client.get("/hello", host=HOST, limit=20)).headers["x-instance"] == "51"
+    assert tier.metrics()[by_id] > before
+
+
 @pytest.mark.speaks("HTTP/2", "HTTP/3")
 async def test_all_connections_of_a_client_go_to_one_instance_where_its_address_is_the_key(authority, fleet, start_tier):
     for number in (51, 52, 53):

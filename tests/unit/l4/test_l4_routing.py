@@ -169,7 +169,7 @@ def test_full_tables_leave_it_to_the_hash_and_are_counted():
 )
 def test_what_is_none_of_quic_is_dropped_and_counted(tier, data):
     assert tier.goes(data) is None
-    assert tier.router.dropped == {"malformed": 1, "no_instance": 0}
+    assert tier.router.dropped == {"malformed": 1, "oversized": 0, "no_instance": 0}
 
 
 def test_without_an_instance_nothing_goes_anywhere(tier):
@@ -182,7 +182,7 @@ def test_without_an_instance_nothing_goes_anywhere(tier):
 
 def test_long_headers_of_unknown_versions_are_routed_as_well(tier):
     data = long(b"d" * 255, b"s" * 255, version=0xBABABABA)
-    assert read_long(data) == (b"d" * 255, b"s" * 255)
+    assert read_long(data) == (b"d" * 255, b"s" * 255, 0xBABABABA)
     assert tier.goes(data)[1] == "hash"
     assert tier.goes(long(b"", b""))[1] == "hash"
 
@@ -267,3 +267,22 @@ def test_what_is_too_small_to_begin_a_connection_is_dealt_and_not_remembered(tie
     assert tier.goes(least) == went, "by the same hash"
     assert tier.router.entries == {"handshake": 1, "destination": 1, "client": 1}
     assert tier.goes(small) == (went[0], "handshake"), "what belongs to it finds it, whatever its size"
+
+
+def test_nothing_is_learned_of_ids_that_a_client_may_have_made_up(tier) -> None:
+    """An answer of version negotiation has the client's ID as its source; short IDs would soon be all that there are."""
+    owner, _ = tier.goes(long(b"made up1", b"scid"))
+    other = next(backend for backend in tier.pool.backends if backend.identity != owner)
+    for number in range(256):
+        tier.router.answered(long(b"scid", bytes([number]), version=0), other, 0.0)
+        tier.router.answered(long(b"scid", bytes([number]), version=1), other, 0.0)
+        tier.router.answered(long(b"scid", bytes([number]) * 8, version=0), other, 0.0)
+    assert tier.router.entries["destination"] == 1
+    assert tier.goes(short(b"\xe8 opaque id")) == (owner, "client")
+
+
+def test_what_no_version_of_today_sends_is_dealt_and_not_remembered(tier) -> None:
+    for number in range(20):
+        assert tier.goes(long(b"d" * 21, b"%d" % number, version=0xBABABABA))[1] == "hash"
+        assert tier.goes(long(b"d" * 8, b"s" * 21 + b"%d" % number, version=0xBABABABA))[1] == "hash"
+    assert set(tier.router.entries.values()) == {0}

@@ -16,6 +16,7 @@ from balancer.pool import Member, PoolSettings
 from balancer.pool import Pool as BalancerPool
 from proxy.counters import Cell
 from proxy.deadlines import Deadlines
+from proxy.keys import Keyring
 from proxy.l4 import approach
 from proxy.l4.meters import TierMeters
 from proxy.l4.tcp import TcpTier
@@ -38,7 +39,7 @@ class World:
         metrics, limits = Metrics(), Limits(0, 0, 0, 0, None)  # type: ignore[arg-type]
         self.deadlines, self.book, self.relieved = Deadlines(time.monotonic()), Book(), 0
         means: Any = SimpleNamespace(
-            secret=b"s" * 32, log=NullLog(), limits=AcceptLimits(limits, frozenset(), metrics), addresses=self.book,  # type: ignore[arg-type]
+            keys=Keyring.alone(b"s" * 32), log=NullLog(), limits=AcceptLimits(limits, frozenset(), metrics), addresses=self.book,  # type: ignore[arg-type]
             relieve=self.relieve, handshake_timeout=lambda: 5.0, deadlines=self.deadlines, clock=time.monotonic,
         )  # fmt: skip
         self.listener: Any = SimpleNamespace(instances=SimpleNamespace(pool=pool), connect_timeout=0.2, idle_timeout=60.0)

@@ -243,14 +243,14 @@ async def test_a_handshake_goes_on_with_its_instance_by_the_id_that_an_answer_ga
     taken = [instance for instance in place.instances if await _has(instance)]
     assert len(taken) == 1
     envelope, relay = await taken[0].next()
-    taken[0].answer(envelope, relay, b"\xc3\0\0\0\1\x06client\x04ours" + bytes(100))
+    taken[0].answer(envelope, relay, b"\xc3\0\0\0\1\x06client\x08ours:one" + bytes(100))
     await place.heard()
     place.client.close()
     place.client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     place.client.bind(("127.0.0.33", 0))
     stack.callback(place.client.close)
-    place.send(b"\x40ours" + bytes(60))
-    assert (await taken[0].next())[0].payload[:5] == b"\x40ours"
+    place.send(b"\x40ours:one" + bytes(60))
+    assert (await taken[0].next())[0].payload[:9] == b"\x40ours:one"
     assert place.router.routed == [0, 0, 1, 0, 1]
 
 
