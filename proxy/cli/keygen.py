@@ -1,6 +1,7 @@
 """``qproxy keygen``: writes the keys that instances share, and adds the next one. No key is ever written over."""
 
 import os
+import re
 import sys
 import tempfile
 import time
@@ -97,7 +98,7 @@ def _add(file: Path, now: float, begin: float) -> None:
     dropped: Key | None = None
     if len(keys.keys) == MAX_KEYS:
         dropped = _done_with(file, keys, now)
-        lines = [line for line in lines if line.split()[:1] != [str(dropped.epoch)]]
+        lines = [line for line in lines if not re.match(rf"\s*0*{dropped.epoch}\s", line)]
     kept = [key for key in keys.keys if key is not dropped]
     new = Key(_next_epoch(last.epoch, kept), begin, os.urandom(SECRET_BYTES))
     whole = "\n".join([*lines, new.line()]) + "\n"

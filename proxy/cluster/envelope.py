@@ -42,8 +42,8 @@ FRESH = 10.0
 REMEMBERED = 30.0
 """Seconds that a silent sender is remembered at least: more than twice ``FRESH``, so that nothing of it is still fresh when it is not."""
 
-SENDERS = 4096
-"""Senders that are remembered at once. About 600 bytes each."""
+SENDERS = 16384
+"""Senders that are remembered at once: each worker of each instance is one. About 600 bytes each."""
 
 WINDOW = 1024
 """Counters below a sender's highest that may still come, once each."""

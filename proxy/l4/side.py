@@ -5,6 +5,7 @@ each direction. Half of a connection may end before the other (RFC 9293, section
 """
 
 import socket
+import struct
 import time
 from collections.abc import Callable
 
@@ -14,6 +15,9 @@ from proxy.l4.poller import READ, WRITE, Poller
 
 READ_SIZE = 256 * 1024
 """Bytes of one read, and so the most that waits for one side."""
+
+_RESET = struct.pack("ii", 1, 0)
+"""For SO_LINGER: no bytes of before go out after the close, but a reset."""
 
 FLUSH = 30.0
 """Seconds in which one side may take what is left for it when the other one is gone."""
@@ -144,7 +148,7 @@ class Side:
             self.lose()
 
     def lose(self) -> None:
-        """It was reset, or the like. What it had sent is with the other end, which ends too."""
+        """It was reset, or the like. So is the other end, unless it has all that this one was to send."""
         other, self.other = self.other, None
         self.close()
         if other is not None:
@@ -152,7 +156,7 @@ class Side:
             if self.ended:
                 other.finish()
             else:
-                other.close()
+                other.reset()
 
     def finish(self) -> None:
         """Send what waits, and close; but not for ever."""
@@ -164,7 +168,7 @@ class Side:
 
     def on_deadline(self, now: float) -> float | None:  # noqa: ARG002  # of ``Expiring``
         """It has not taken the rest in time."""
-        self.close()
+        self.reset()
         return None
 
     def close(self) -> None:
@@ -176,13 +180,19 @@ class Side:
             self.sock.close()
             self._gone()
 
+    def reset(self) -> None:
+        """End it at once by a reset (RFC 9293, section 3.10.5): it has not had all, and is not to take the rest for that."""
+        if not self.closed:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.close()
+
     def cut(self) -> None:
         """End it at once, on both sides."""
         other, self.other = self.other, None
         if other is not None:
             other.other = None
-            other.close()
-        self.close()
+            other.reset()
+        self.reset()
 
     def _gone(self) -> None:
         """For those who count."""

@@ -148,7 +148,8 @@ class ClientSide(Side):
             self.turned_away("malformed")
             return
         self.moved.value += len(peek.data)
-        greeting = header(self.address, self.sock.getsockname()[:2]) + peek.data
+        host, port = self.sock.getsockname()[:2]
+        greeting = header(self.address, (unmapped(host), port)) + peek.data
         self._approach = Approach(tier, self, instances, greeting)
         self._approach.begin()
 

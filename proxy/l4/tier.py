@@ -194,8 +194,9 @@ class Tier:
             if own.udp is None or own.router is None:
                 continue
             server_ids = {told[target.envelopes]: identity for identity, target in own.udp.targets.items() if target.envelopes in told}
+            told_theirs = set(server_ids.values())
             for server_id, identity in own.named.items():
-                if identity in own.udp.targets:
+                if identity in own.udp.targets and identity not in told_theirs:
                     server_ids.setdefault(server_id, identity)  # perhaps of an instance that was removed, and has flows
             own.named = server_ids = {**server_ids, **own.listener.instances.server_ids}
             own.router.name_instances(server_ids)

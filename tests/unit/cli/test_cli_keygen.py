@@ -111,6 +111,14 @@ def test_of_four_the_oldest_goes_when_its_tickets_are_over(file: Path) -> None:
     assert parse(file.read_text(), "f").ring_key == before.ring_key
 
 
+def test_one_that_goes_may_be_written_with_zeros(file: Path) -> None:
+    full(file, 7, second_began=DAY + 60)
+    file.write_text(file.read_text().replace("\n7 ", "\n007 "))
+    result = run("--add", file)
+    assert result.exit_code == 0, result.output
+    assert epochs(file) == [8, 9, 10, 11]
+
+
 def test_of_four_none_goes_while_its_tickets_are_good(file: Path) -> None:
     full(file, 0, second_began=DAY - 600)
     before = file.read_text()

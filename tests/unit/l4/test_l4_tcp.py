@@ -20,7 +20,9 @@ from proxy.keys import Keyring
 from proxy.l4 import approach
 from proxy.l4.meters import TierMeters
 from proxy.l4.tcp import TcpTier
+from proxy.listen.bind import bind_tcp
 from proxy.listen.limits import AcceptLimits
+from proxy.listen.proxy_protocol import header
 from proxy.observe import Metrics, NullLog
 from proxy.snapshot import Endpoint, Limits
 from tests.unit.upstream.book import Book
@@ -32,7 +34,7 @@ HELLO = b"GET / HTTP/1.1\r\n\r\n"
 class World:
     """A tier over TCP, and instances that are listening sockets."""
 
-    def __init__(self, endpoints: list[tuple[str, int]]) -> None:
+    def __init__(self, endpoints: list[tuple[str, int]], sock: socket.socket | None = None) -> None:
         urls = {f"tcp://{host}:{port}": Endpoint(f"tcp://{host}:{port}", False, host, port, None) for host, port in endpoints}
         self.balancer = BalancerPool("l4", [Member(url) for url in urls], PoolSettings(probed=True), b"s" * 32, 7)
         pool = SimpleNamespace(balancer=self.balancer, endpoint=urls.__getitem__)
@@ -45,9 +47,8 @@ class World:
         self.listener: Any = SimpleNamespace(instances=SimpleNamespace(pool=pool), connect_timeout=0.2, idle_timeout=60.0)
         self.meters = TierMeters(metrics).of_listener("l4")
         self.tier = TcpTier(self.listener, means, self.meters)
-        sock = socket.socket()
-        sock.bind(("127.0.0.1", 0))
-        self.address = sock.getsockname()
+        sock = sock or bind_tcp(("127.0.0.1", 0))
+        self.address = "127.0.0.1", sock.getsockname()[1]
         self.tier.start(sock)
 
     def relieve(self) -> None:
@@ -71,8 +72,8 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def world(endpoints: list[tuple[str, int]]) -> AsyncIterator[World]:
-    made = World(endpoints)
+async def world(endpoints: list[tuple[str, int]], sock: socket.socket | None = None) -> AsyncIterator[World]:
+    made = World(endpoints, sock)
     try:
         yield made
     finally:
@@ -103,6 +104,16 @@ async def test_an_instance_that_refuses_is_passed_over() -> None:
             with await made.ask():
                 assert (await greeted(server)).endswith(HELLO)
                 assert (made.results(), made.meters.connect_failures.value) == ({"passed": 1}, 1)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::"])
+async def test_the_header_of_an_ipv4_client_is_one_of_ipv4_whatever_the_listener_is(host: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        async with world([server.getsockname()], bind_tcp((host, 0))) as made:
+            with await made.ask() as client:
+                expected = header(client.getsockname(), made.address) + HELLO
+                assert await greeted(server) == expected
+                assert len(expected) == 28 + len(HELLO)
 
 
 async def test_a_name_is_looked_up_and_its_addresses_tried() -> None:
