@@ -1,6 +1,7 @@
-"""The other instances: who is behind which address, and who lives, by what they answer to HELLO. Pure: time is an argument.
+"""The other instances: who is behind which address, and who lives, by what they answer to HELLO. Pure.
 
-Knows addresses, HELLO and server IDs. Knows no sockets, and not how addresses are found.
+Time is counted in HELLOs of ours: while this process is stopped it asks nobody, and what nobody was asked is no sign of death. Knows
+addresses, HELLO and server IDs. Knows no sockets, no clock, and not how addresses are found.
 """
 
 from collections.abc import Iterable
@@ -11,11 +12,11 @@ from proxy.message import Address
 ASK_EVERY = 1.0
 """Seconds between two HELLOs to a peer."""
 
-DEAD_AFTER = 5.0
-"""Seconds without an answer."""
-
 UNANSWERED = 5
-"""HELLOs whose answer is still taken: all since a peer was alive."""
+"""HELLOs in a row without an answer after which a peer is dead. Their answers are taken still."""
+
+IN_VAIN = 2
+"""Of these, those that have to follow a client's datagram for it before its clients are told: so the first of them had its second."""
 
 MAX_PEERS = 1000
 """Addresses that are asked; and as many more of those that no list has."""
@@ -30,11 +31,11 @@ class Peer:
         "_sent",
         "address",
         "asked",
-        "heard_at",
-        "noticed_at",
+        "heard",
         "ports",
         "round_trip",
         "server_id",
+        "sought",
         "state",
         "unlisted",
     )
@@ -46,20 +47,32 @@ class Peer:
         self.address = address
         self.asked: tuple[int, ...] = ()
         """``Envelope.time`` of the last HELLOs to it that it did not answer."""
-        self.heard_at = float("-inf")
+        self.heard = False
+        """Whether it ever answered."""
+        self.sought: int | None = None
+        """HELLOs to it since a client's datagram found it silent; None: none did since it last answered."""
         self.unlisted = False
         """No list has it, or no longer: it has asked us, or it leaves. It is there for as long as it answers."""
-        self.noticed_at = float("-inf")
-        """When it asked, if no list had it then."""
         self.server_id = b""
         self.state: State = "ready"
         self.ports: tuple[int, ...] = ()
         self.round_trip = 0.0
         """Seconds; of its last answer."""
 
-    def lives(self, now: float) -> bool:
-        """Whether it answered of late."""
-        return now - self.heard_at < DEAD_AFTER
+    @property
+    def silent(self) -> bool:
+        """Whether it leaves unanswered what it was asked."""
+        return len(self.asked) >= UNANSWERED
+
+    @property
+    def lives(self) -> bool:
+        """Whether it has answered, and is not silent now."""
+        return self.heard and not self.silent
+
+    def seek(self) -> None:
+        """A client's datagram has come for it. Where it may be dead, that tells that it's not us who are cut off."""
+        if self.sought is None and len(self.asked) >= UNANSWERED - IN_VAIN:
+            self.sought = 0
 
     def spend(self, now: float) -> bool:
         """Count a datagram that is to be sent to it; False where it has had as many as it may in this second."""
@@ -72,6 +85,8 @@ class Peer:
     def ask(self, time: int) -> None:
         """A HELLO of this time (``Envelope.time``) goes to it."""
         self.asked = (*self.asked[1 - UNANSWERED :], time)
+        if self.sought is not None:
+            self.sought += 1
 
     def port(self, ours: int, index: int) -> int | None:
         """The port of its listener that stands for ours, which is the one with *index*: the same, or the one in the same place.
@@ -93,13 +108,13 @@ class Peers:
         self.own = own
         self._by_address: dict[Address, Peer] = {}
         self._by_server_id: dict[bytes, Peer] = {}
-        self._grew_at = 0.0
+        self._rounds = 0
         self.wanted = False
         """Whether there are to be any, be their addresses known or not."""
         self.left_out = 0
         """Addresses beyond ``MAX_PEERS``."""
 
-    def replace(self, addresses: Iterable[Address], now: float) -> None:
+    def replace(self, addresses: Iterable[Address]) -> None:
         """These are the addresses from now on; what is known of those that stay is kept.
 
         One that goes and lives is asked for as long as it answers: who drains may have left the name of all, and its connections go on.
@@ -108,18 +123,17 @@ class Peers:
         self.left_out = max(0, len(wanted) - MAX_PEERS)
         before = self._by_address
         if not before.keys() >= set(wanted):
-            self._grew_at = now
+            self._rounds = 0
         self._by_address = {address: before.get(address) or Peer(address, self.rate) for address in wanted[:MAX_PEERS]}
         for peer in self._by_address.values():
             peer.unlisted = False
-        unlisted = [peer for address, peer in before.items() if address not in self._by_address and peer.server_id != self.own]
-        for peer in unlisted[-MAX_PEERS:]:
+        left = [peer for address, peer in before.items() if address not in self._by_address and peer.server_id != self.own]
+        for peer in [peer for peer in left if peer.lives or peer.unlisted][-MAX_PEERS:]:
             peer.unlisted = True
             self._by_address[peer.address] = peer
-        self.forget(now)
         self._reckon()
 
-    def notice(self, address: Address, server_id: bytes, now: float) -> None:
+    def notice(self, address: Address, server_id: bytes) -> None:
         """Somebody with our keys has asked from *address*. An instance that no list of ours has is asked too, and is there once it answers.
 
         So whoever begins after another one has left the name of all hears of it, as that one asks those that the name has.
@@ -127,19 +141,20 @@ class Peers:
         if address in self._by_address or server_id in {b"", self.own} or len(self._by_address) >= 2 * MAX_PEERS:
             return
         peer = self._by_address[address] = Peer(address, self.rate)
-        peer.unlisted, peer.noticed_at = True, now
+        peer.unlisted = True
 
-    def forget(self, now: float) -> None:
-        """Those that no list has, and that answer no more."""
-        gone = [
-            address
-            for address, peer in self._by_address.items()
-            if peer.unlisted and not peer.lives(now) and now - peer.noticed_at >= DEAD_AFTER
-        ]
+    def begin_round(self) -> list[Peer]:
+        """Who is to be sent a HELLO now, once in ``ASK_EVERY``: all, since another may have come where we were.
+
+        Those that no list has, and that answer no more, are forgotten.
+        """
+        self._rounds = self._rounds + 1 if self._by_address else 0
+        gone = [address for address, peer in self._by_address.items() if peer.unlisted and peer.silent]
         for address in gone:
             del self._by_address[address]
         if gone:
             self._reckon()
+        return self.to_ask()
 
     def _reckon(self) -> None:
         self._by_server_id = {
@@ -155,32 +170,45 @@ class Peers:
         ]
 
     def to_ask(self) -> list[Peer]:
-        """Who is to be sent a HELLO now: all, since another may have come where we were."""
+        """All that are asked who they are."""
         return list(self._by_address.values())
 
-    def heard(self, address: Address, hello: Hello, at: int, now: float) -> Peer | None:
+    def heard(self, address: Address, hello: Hello, at: int) -> Peer | None:
         """An answer came from *address*, at *at* by the clock that our HELLO told (µs). None: it answers nothing that was asked."""
         peer = self._by_address.get(address)
         if peer is None or hello.answers not in peer.asked:
             return None
         peer.asked = peer.asked[peer.asked.index(hello.answers) + 1 :]
-        peer.heard_at = now
+        peer.heard, peer.sought = True, None
         peer.round_trip = max(0, at - hello.answers) / 1e6
         if peer.server_id != hello.server_id and self._by_server_id.get(peer.server_id) is peer:
             del self._by_server_id[peer.server_id]
         peer.server_id, peer.state, peer.ports = hello.server_id, hello.state, hello.ports
         if hello.server_id and hello.server_id != self.own:
             other = self._by_server_id.get(hello.server_id)
-            if other is None or not other.lives(now) or (other.unlisted and not peer.unlisted):
+            if other is None or not other.lives or (other.unlisted and not peer.unlisted):
                 self._by_server_id[hello.server_id] = peer
         return peer
 
-    def living(self, server_id: bytes, now: float) -> Peer | None:
+    def living(self, server_id: bytes) -> Peer | None:
         """The peer of this server ID; None where there is none, or it is dead."""
         peer = self._by_server_id.get(server_id)
-        return peer if peer is not None and peer.lives(now) else None
+        return peer if peer is not None and peer.lives else None
 
-    def is_gone(self, server_id: bytes, now: float) -> bool:
-        """Whether nobody has this server ID: it is dead, or unknown although all have had time to say theirs."""
+    def seek(self, server_id: bytes) -> bool:
+        """Whether it lives, for a client's datagram that has come for it."""
         peer = self._by_server_id.get(server_id)
-        return not peer.lives(now) if peer is not None else now - self._grew_at >= DEAD_AFTER
+        if peer is None:
+            return False
+        peer.seek()
+        return peer.lives
+
+    def is_gone(self, server_id: bytes) -> bool:
+        """Whether nobody has this server ID: it is dead, and sought in vain; or it is unknown although all have had time to say theirs.
+
+        Who was cut off takes all for dead when it is back, and it has to ask them before its word counts.
+        """
+        peer = self._by_server_id.get(server_id)
+        if peer is not None:
+            return peer.silent and peer.sought is not None and peer.sought >= IN_VAIN
+        return self._rounds > UNANSWERED

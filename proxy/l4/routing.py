@@ -195,7 +195,7 @@ class Router:
     def answered(self, data: bytes, backend: Backend, now: float) -> None:
         """An instance has sent *data* to a client: where that gives an ID which can't be decoded, packets with it go to who gave it."""
         if backend in self._departed:
-            self._departed[backend] = now + LINGER
+            self._departed[backend] = max(self._departed[backend], now + LINGER)
         if not data or data[0] < 0x80:
             return
         header = read_long(data)

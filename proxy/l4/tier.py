@@ -5,6 +5,7 @@ hashed to, for as long as the number of workers is the same. What can be decoded
 """
 
 import contextlib
+import math
 import socket
 from collections.abc import Iterable
 
@@ -12,7 +13,7 @@ from balancer.backend import Backend
 from balancer.quic_lb import Codec, Layout
 from proxy.cluster.envelope import HELLO, Envelope, Opener, Sealer
 from proxy.cluster.hello import Hello, decode
-from proxy.cluster.peers import ASK_EVERY, DEAD_AFTER, MAX_PEERS, Peers
+from proxy.cluster.peers import ASK_EVERY, MAX_PEERS, Peers
 from proxy.keys import Keyring, KeySet, Purpose, config_id
 from proxy.l4.means import Means
 from proxy.l4.meters import TierMeters
@@ -117,13 +118,12 @@ class Tier:
             return
         self._asked_at = now
         self._seal_anew()
-        self._judge_departed(now)
         wall = self._means.wall()
-        self._peers.forget(now)
-        for peer in self._peers.to_ask():
+        for peer in self._peers.begin_round():
             peer.ask(int(wall * 1e6))
             relay.put_sealed(peer.address, relay.sealer.seal(HELLO, Hello(b"", "ready", ()).encode(), wall, back=self._means.slot))
         relay.flush()
+        self._judge_departed(now)
 
     def _judge_departed(self, now: float) -> None:
         """Nobody probes instances that DNS or the configuration no longer has: they live for as long as they say who they are."""
@@ -136,7 +136,7 @@ class Tier:
                 target = own.udp.targets.get(backend.identity)
                 peer = peers.get(target.envelopes) if target is not None else None
                 if peer is not None and peer.server_id:
-                    own.router.keep(backend, peer.heard_at + DEAD_AFTER)
+                    own.router.keep(backend, math.inf if peer.lives else now)
             lapsed = own.router.forget(now) or lapsed
         if lapsed:
             self._aim()
@@ -184,7 +184,7 @@ class Tier:
             # Those that are gone have flows still, for as long as they answer.
             own.udp.targets = {**{name: own.udp.targets[name] for name in list(own.udp.targets)[-MAX_PEERS:]}, **targets}
             own.udp.sources = {**{at: own.udp.sources[at] for at in list(own.udp.sources)[-MAX_PEERS:]}, **sources}
-        self._peers.replace(wanted, self._means.clock())
+        self._peers.replace(wanted)
         self._name()
 
     def _name(self) -> None:
@@ -210,8 +210,7 @@ class Tier:
         if hello is None or not hello.answers:
             return
         known = {peer.address: peer.server_id for peer in self._peers.to_ask()}
-        means = self._means
-        if self._peers.heard(source, hello, int(means.wall() * 1e6), means.clock()) is not None and known.get(source) != hello.server_id:
+        if self._peers.heard(source, hello, int(self._means.wall() * 1e6)) is not None and known.get(source) != hello.server_id:
             self._name()
 
     # Keys

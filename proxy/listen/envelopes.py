@@ -127,7 +127,7 @@ class Envelopes:
     def know(self, addresses: Iterable[Address]) -> None:
         """Where the other instances are, from now on."""
         peers = self.peers
-        peers.replace(addresses, self._services.clock())
+        peers.replace(addresses)
         if peers.left_out:
             self._services.log.warning("more peers than can be asked", left_out=peers.left_out)
 
@@ -135,11 +135,11 @@ class Envelopes:
 
     def lives(self, server_id: bytes) -> bool:
         """Whether that instance is there."""
-        return self.peers.living(server_id, self._services.clock()) is not None
+        return self.peers.seek(server_id)
 
     def is_gone(self, server_id: bytes) -> bool:
         """Whether it is known that nobody is."""
-        return self.peers.is_gone(server_id, self._services.clock())
+        return self.peers.is_gone(server_id)
 
     # In
 
@@ -204,11 +204,10 @@ class Envelopes:
         if not hello.answers:
             self._send(HELLO, self._hello(envelope.time), datagram.peer, datagram.local, steer=envelope.back)
             if self.peers.wanted:
-                self.peers.notice(datagram.peer, hello.server_id, services.clock())
+                self.peers.notice(datagram.peer, hello.server_id)
             return
-        now = services.clock()
-        before = self.peers.living(hello.server_id, now)
-        peer = self.peers.heard(datagram.peer, hello, int(services.wall_clock() * 1e6), now)
+        before = self.peers.living(hello.server_id)
+        peer = self.peers.heard(datagram.peer, hello, int(services.wall_clock() * 1e6))
         if peer is None:
             self._refuse("unasked")
         elif before is None and hello.server_id != self.peers.own:
@@ -228,8 +227,7 @@ class Envelopes:
         if self._closed:
             return
         self._timer = self._loop.call_later(ASK_EVERY, self._ask)
-        self.peers.forget(self._services.clock())
-        for peer in self.peers.to_ask():
+        for peer in self.peers.begin_round():
             now = self._services.wall_clock()
             peer.ask(int(now * 1e6))
             self._send(HELLO, self._hello(0), peer.address, self._address, now=now, steer=_anybody(), back=self._back)
@@ -240,7 +238,7 @@ class Envelopes:
         """What came to *listener* and is of other instances, to those."""
         clock, meters = self._services.clock(), self._services.meters
         for server_id, slot, datagram in foreign:
-            peer = self.peers.living(server_id, clock)
+            peer = self.peers.living(server_id)
             if peer is None or len(datagram.data) > MAX_PAYLOAD:
                 meters.misrouted.cell("dropped").value += 1
                 continue
@@ -347,13 +345,12 @@ class Envelopes:
             tell(meters.quic_strays.cell("sent"), handover.sent)
             tell(meters.quic_strays.cell("received"), handover.received)
             tell(meters.quic_strays.cell("dropped"), handover.dropped)
-        now = self._services.clock()
         meters.peers.cells.clear()
         meters.peer_round_trip.cells.clear()
         for peer in self.peers.others():
-            state = peer.state if peer.lives(now) else "dead" if peer.server_id else "unknown"
+            state = peer.state if peer.lives else "dead" if peer.server_id else "unknown"
             meters.peers.cell(_shown(peer.address), peer.server_id.hex(), state).value = 1.0
-            if peer.lives(now):
+            if peer.lives:
                 meters.peer_round_trip.cell(_shown(peer.address)).value = peer.round_trip
 
     def close(self) -> None:

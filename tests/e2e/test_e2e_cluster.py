@@ -26,6 +26,7 @@ from harness.relay import Balancer
 
 from balancer.quic_lb import Codec, Layout
 from proxy.cluster.envelope import ANSWER, DATAGRAM, HELLO, Sealer, packed
+from proxy.cluster.peers import ASK_EVERY, IN_VAIN, UNANSWERED
 from proxy.keys import Keyring, Purpose, parse
 
 pytestmark = pytest.mark.speaks("HTTP/3")
@@ -34,6 +35,7 @@ HOST = "a.example.com"
 FILE = f"0 2020-01-01T00:00:00Z {base64.b64encode(bytes(range(32))).decode()}"
 FORWARDED = 'qproxy_misrouted_datagrams_total{result="forwarded"}'
 PASSED_ON = 'qproxy_misrouted_datagrams_total{result="passed_on"}'
+ARRIVED = 'qproxy_datagrams_total{direction="in"}'
 REFUSED = "qproxy_envelopes_refused_total"
 
 
@@ -239,10 +241,55 @@ async def test_a_client_whose_instance_is_gone_hears_so_from_whoever_it_comes_to
             client._quic.send_ping(1)
             client.transmit()
             while client.terminated is None:
-                assert time.monotonic() < began + 2
+                assert time.monotonic() < began + 2 + IN_VAIN * ASK_EVERY
                 await asyncio.sleep(0.01)
             assert client.terminated.reason_phrase == "stateless reset"
     assert other.metric("qproxy_quic_stateless_resets_total") >= 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_an_instance_that_was_stopped_takes_nobody_for_dead(authority, cluster, workers):
+    """Datagrams of a connection elsewhere wait in its socket meanwhile, for longer than any instance may be silent."""
+    instances = cluster(2, workers=workers)
+    with Balancer(instances.addresses) as balancer:
+        async with http3(authority, balancer.port, protocol=Polite) as client:
+            key = (await client.get("/hello", host=HOST)).headers["x-affinity-key"]
+            home = instances.at(balancer.leads_to())
+            [other] = [proxy for proxy in instances.instances if proxy is not home]
+            with other.stopped():
+                began = time.monotonic()
+                await asyncio.to_thread(balancer.move_elsewhere)
+                passed = balancer.passed
+                client._quic.send_ping(1)
+                client.transmit()
+                await asyncio.to_thread(home.wait_for, lambda: balancer.passed > passed, "was not asked")
+                await asyncio.to_thread(home.wait_for, lambda: instances.knows(home, "dead") == 1, "knows that one is silent")
+                long_enough = began + UNANSWERED * ASK_EVERY + 1
+                await asyncio.to_thread(home.wait_for, lambda: time.monotonic() > long_enough, "waited")
+            answer = await client.get("/hello", host=HOST)
+    assert (answer.status, answer.headers["x-affinity-key"]) == (200, key)
+    assert other.metrics()[FORWARDED] > 0
+    assert all(proxy.metric("qproxy_quic_stateless_resets_total") == 0 for proxy in instances.instances)
+
+
+async def test_who_was_silent_is_asked_once_more_before_its_clients_are_told(authority, cluster):
+    """It may be back, or whoever takes it for dead was off the network itself."""
+    instances = cluster(2)
+    with Balancer(instances.addresses) as balancer:
+        async with http3(authority, balancer.port, protocol=Polite) as client:
+            key = (await client.get("/hello", host=HOST)).headers["x-affinity-key"]
+            home = instances.at(balancer.leads_to())
+            [other] = [proxy for proxy in instances.instances if proxy is not home]
+            with home.stopped():
+                await asyncio.to_thread(other.wait_for, lambda: instances.knows(other, "dead") == 1, "knows that one is silent")
+                await asyncio.to_thread(balancer.move_elsewhere)
+                asked = other.metrics()[ARRIVED]
+                client._quic.send_ping(1)
+                client.transmit()
+                await asyncio.to_thread(other.wait_for, lambda: other.metrics()[ARRIVED] > asked, "had the client's datagram")
+            answer = await client.get("/hello", host=HOST)
+    assert (answer.status, answer.headers["x-affinity-key"]) == (200, key)
+    assert all(proxy.metric("qproxy_quic_stateless_resets_total") == 0 for proxy in instances.instances)
 
 
 def test_what_attacks_the_port_of_envelopes_is_counted_and_does_nothing(authority, cluster):

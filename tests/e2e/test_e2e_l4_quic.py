@@ -17,12 +17,13 @@ from harness.load import Load, Polite
 from harness.processes import kill, workers
 from harness.relay import Relay
 
-from proxy.cluster.peers import DEAD_AFTER
+from proxy.cluster.peers import ASK_EVERY, UNANSWERED
 
 pytestmark = pytest.mark.speaks("HTTP/3")
 
 ROUTED = "qproxy_l4_datagrams_routed_total"
 RESETS = "qproxy_quic_stateless_resets_total"
+DEAD_AFTER = UNANSWERED * ASK_EVERY
 
 
 async def reached(authority, tier, count):
@@ -235,6 +236,25 @@ async def test_a_reload_adds_and_removes_instances_and_living_flows_go_on(author
         await asyncio.to_thread(tier.reload, expect="configuration reloaded")
         assert set(await reached(authority, tier, 4)) == {"52"}
         assert (await kept.get("/hello", host=HOST)).headers["x-instance"] == "51"
+
+
+async def test_a_tier_that_was_stopped_keeps_an_instance_that_was_removed(authority, fleet, start_tier):
+    """Nobody answered it meanwhile, for longer than such an instance may be silent; but it has asked nobody either."""
+    fleet.start(51)
+    tier = start_tier([fleet.entry()], server=fleet.server())
+    fleet.named(tier, 1)
+    async with http3(authority, tier.port, protocol=Polite) as kept:
+        assert (await kept.get("/hello", host=HOST)).headers["x-instance"] == "51"
+        fleet.start(52)
+        tier.l4[0]["instances"]["endpoints"] = [fleet.at(52)]
+        tier.write()
+        await asyncio.to_thread(tier.reload, expect="configuration reloaded")
+        await asyncio.sleep(ASK_EVERY * 2)  # it has been asked since, and goes by that
+        with tier.stopped():
+            await asyncio.sleep(DEAD_AFTER + 1)
+        for _ in range(10):
+            assert (await kept.get("/hello", host=HOST, limit=20)).headers["x-instance"] == "51"
+            await asyncio.sleep(ASK_EVERY / 5)  # over some rounds of HELLOs
 
 
 async def test_clients_of_an_instance_that_was_removed_and_died_begin_again_soon(authority, fleet, start_tier):

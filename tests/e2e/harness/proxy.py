@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +201,18 @@ class Proxy:
             assert select.select([process], [], [], 10)[0], "a process of the proxy does not end"
         for process in processes:
             os.close(process)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """All its processes stand still meanwhile (SIGSTOP), as in a machine that is suspended; what comes waits in its sockets."""
+        pids = self.pids()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
     def close(self) -> None:
         """End it, whatever state it is in."""

@@ -206,6 +206,9 @@ def test_a_departed_instance_is_kept_for_as_long_as_is_said(tier):
     assert not tier.router.forget(102.0)
     assert tier.goes(data, now=103.0) == (IDENTITIES[0], "hash")
     assert tier.router.forget(103.0)
+    tier.router.keep(tier.router.departed[0], 1000.0)
+    tier.router.answered(short(b"01234567"), tier.router.departed[0], 104.0)
+    assert not tier.router.forget(105.0 + LINGER)
     assert [backend.identity for backend in tier.router.departed] == [IDENTITIES[2]]
     assert not tier.router.forget(104.0)
 

@@ -85,7 +85,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def meet(*made: End) -> None:
-    await until(lambda: all(end.peers.living(other.peers.own, time.monotonic()) for end in made for other in made if other is not end))
+    await until(lambda: all(end.peers.living(other.peers.own) for end in made for other in made if other is not end))
 
 
 async def test_instances_learn_who_is_there_and_how() -> None:
@@ -93,10 +93,10 @@ async def test_instances_learn_who_is_there_and_how() -> None:
     east.services.draining = True
     async with ends(west, east):
         await meet(west, east)
-        peer = west.peers.living(b"east", time.monotonic())
+        peer = west.peers.living(b"east")
         assert (peer.address, peer.state, peer.ports) == (east.address, "draining", (443,))
         assert 0 < peer.round_trip < 5
-        assert east.peers.living(b"west", time.monotonic()).ports == (443, 8443)
+        assert east.peers.living(b"west").ports == (443, 8443)
         assert west.count("peers", f"127.0.0.1:{east.address[1]}", "65617374", "draining") == 1
         assert [peer.address for peer in west.peers.others()] == [east.address], "its own address is among those it asks"
         assert west.envelopes.lives(b"east")

@@ -86,9 +86,8 @@ async def test_a_worker_takes_keys_and_peers_from_whatever_store_there_is(tmp_pa
             return worker._envelopes.lives(bytes.fromhex(server_id))
 
         def heard(worker: Worker) -> float:
-            """When the other one answered last."""
-            assert worker._envelopes is not None
-            return max(peer.heard_at for peer in worker._envelopes.peers.others())
+            """HELLOs of the other one so far."""
+            return worker._services.meters.envelopes.cell("in", "hello").value
 
         assert [worker._epoch for worker in both] == [1, 1]
         assert not lives(one, "b2")
@@ -100,9 +99,9 @@ async def test_a_worker_takes_keys_and_peers_from_whatever_store_there_is(tmp_pa
         store.write(keys=KeySet((*store.keys.keys, Key(2, time.time() - 1, b"2" * 32)), store.keys.ring))
         assert [worker._epoch for worker in both] == [2, 2]
         assert {worker._services.secret for worker in both} == {one._keys.derive(Purpose.HASH, 2)} != secrets
-        before = max(heard(worker) for worker in both)
-        await until(lambda: min(heard(worker) for worker in both) > before)
+        before = [heard(worker) for worker in both]
+        await until(lambda: all(heard(worker) > count for worker, count in zip(both, before, strict=True)))
 
         store.write(peers=[its])
         assert one._envelopes is not None
-        assert [(peer.address, peer.leaving) for peer in one._envelopes.peers.others()] == [(other, True)]
+        assert [(peer.address, peer.unlisted) for peer in one._envelopes.peers.others()] == [(other, True)]
