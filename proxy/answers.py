@@ -22,6 +22,8 @@ POOLS_DOWN = Respond(503, HEALTH_HEADERS, b"pools down\n")
 """Fewer pools are up than ``server.health.pools_up``."""
 NO_WORKER = Respond(503, HEALTH_HEADERS, b"no worker serves\n")
 """All of them are about to be started again."""
+HANGS = Respond(503, HEALTH_HEADERS, b"event loop hangs\n")
+"""The only process has served nothing for seconds."""
 NOT_ALLOWED = Respond(405, (*HEALTH_HEADERS, (b"allow", b"GET, HEAD")), b"expected GET or HEAD\n")
 
 _OUTAGE_SECONDS, _OVERLOAD_SECONDS = 1, 5

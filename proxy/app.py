@@ -134,6 +134,7 @@ class App:
             stack.callback(watchdog.cancel)
             await self._stopping.wait()
             notify(STOPPING)
+            loop.call_soon(controller.say_health)  # when the drain has begun
             await worker.drain()
         return EXIT_OK
 

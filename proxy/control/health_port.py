@@ -1,7 +1,8 @@
 """The plain port for health checks: HTTP/1.1 without TLS, GET and HEAD of one path, and nothing else.
 
-It is beside the listeners and has none of their limits, so that whoever checks is answered when these are full. Where there are several
-workers, it is the controller's, and waits behind no request. Knows the HTTP/1.1 engine and a callback; what it says is decided elsewhere.
+It is beside the listeners and has none of their limits, so that whoever checks is answered when these are full. It waits behind no request:
+where there are several workers, it is the controller's, and in an only process it has a thread (``health_thread.py``). Knows the HTTP/1.1
+engine and a callback; what it says is decided elsewhere.
 """
 
 import asyncio

@@ -21,6 +21,7 @@ from proxy.config.watch import folders_of, watch_read
 from proxy.control.admin import Admin, ConfigStatus, Found, Views
 from proxy.control.certificates import CertificateRefresher
 from proxy.control.health_port import HealthPort, Page
+from proxy.control.health_thread import HealthThread
 from proxy.control.metrics import Exposition
 from proxy.control.probe import Prober
 from proxy.listen.tls import ContextError
@@ -70,6 +71,8 @@ class Controller:
         """Told as a reload begins."""
         self.reload_ended: Callable[[], None] = _nothing
         """Told when it has ended, one way or the other."""
+        self.say_health: Callable[[], None] = _nothing
+        """To be called where the health answer has become another one, so that whoever checks has it at once."""
 
     async def start(self, stack: contextlib.AsyncExitStack, *, wait_for_admin: bool = False) -> None:
         """Begin everything that goes on by itself; *stack* ends it. Raises StartError.
@@ -134,7 +137,13 @@ class Controller:
         health = self._configuration.server.health
         if not isinstance(health, ServerHealth) or health.address is None:
             return
-        port = HealthPort(health.address, Page(lambda: self._team.snapshot.health_path, self._health), self._log)
+        page = Page(lambda: self._team.snapshot.health_path, self._health)
+        port: HealthPort | HealthThread
+        if self._team.is_here:
+            port = beside = HealthThread(health.address, page, self._log)
+            self.say_health = beside.say
+        else:
+            port = HealthPort(health.address, page, self._log)
         for tries_left in reversed(range(ADMIN_TRIES if again else 1)):
             try:
                 await port.start()
@@ -223,6 +232,7 @@ class Controller:
         self._loaded_at = self._attempted_at = began
         self._failed = False
         self._watch()
+        self.say_health()
         self._log.info("configuration reloaded", generation=new.generation, changes=changes, warnings=self._problems)
 
     def _workers(self, configuration: Configuration) -> int:

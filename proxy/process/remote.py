@@ -113,6 +113,11 @@ class RemoteTeam:
         self._watch()
 
     @property
+    def is_here(self) -> bool:
+        """See ``team.Team``."""
+        return False
+
+    @property
     def snapshot(self) -> Snapshot:
         """See ``team.Team``."""
         return self._snapshot

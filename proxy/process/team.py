@@ -30,6 +30,10 @@ class Team(Protocol):
         """Whether all is coming to its end."""
 
     @property
+    def is_here(self) -> bool:
+        """Whether requests are served in this very process."""
+
+    @property
     def most_workers(self) -> int:
         """So many a reload can make of them; 0 where there is always the one."""
 
@@ -70,6 +74,11 @@ class LocalTeam:
     def draining(self) -> bool:
         """From the first signal on."""
         return self._worker.draining
+
+    @property
+    def is_here(self) -> bool:
+        """It is."""
+        return True
 
     @property
     def most_workers(self) -> int:

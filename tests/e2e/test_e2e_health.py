@@ -1,11 +1,14 @@
 """The health answer as balancers ask for it: on every listener in every version, and on a plain port that is answered whatever goes on."""
 
 import asyncio
+import signal
 import socket
 import threading
+import time
 
 import httpx
 import pytest
+import yaml
 from harness import clients
 from harness.http2 import http2
 from harness.http3 import http3
@@ -22,6 +25,28 @@ def asked(port, path="/health", method="GET"):
     except httpx.HTTPError:
         return 0, ""
     return answer.status_code, answer.text
+
+
+class Checks(threading.Thread):
+    """*check* over and over in a thread, until the end of the block. ``spans`` has when each began, when it ended, and what it gave."""
+
+    def __init__(self, check):
+        super().__init__()
+        self.check, self.spans, self.enough = check, [], threading.Event()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *error):
+        self.enough.set()
+        self.join(60)
+
+    def run(self):
+        while not self.enough.wait(0.02):
+            began = time.monotonic()
+            answer = self.check()
+            self.spans.append((began, time.monotonic(), answer))
 
 
 @pytest.fixture
@@ -100,6 +125,35 @@ def test_the_plain_port_says_overloaded_and_draining(authority, start_proxy, por
     proxy.wait_for(lambda: asked(port) == (503, "draining\n"), "said that it drains")
     ended.join(30)
     assert not ended.is_alive()
+
+
+POOLS = 3000
+"""Their first probes, which a reload begins all at once, keep the loop of an only process for a second or more."""
+
+
+def test_the_plain_port_of_an_only_process_answers_while_its_loop_is_busy(start_proxy, port):
+    proxy = start_proxy(server={"workers": 1, "health": {"address": f"127.0.0.1:{port}"}})
+    pools = {f"pool-{number}": {"endpoints": ["http://127.0.0.1:1"], "health": {"interval": "60s"}} for number in range(POOLS)}
+    (proxy.config / "pools.yaml").write_text(yaml.dump({"pools": pools}, Dumper=yaml.CSafeDumper))
+    with Checks(lambda: asked(port)) as plain, Checks(proxy.health) as listener:
+
+        def most_answers_meanwhile():
+            return max(sum(began < at and until < ended for at, until, _ in plain.spans) for began, ended, _ in listener.spans)
+
+        proxy.process.send_signal(signal.SIGHUP)
+        proxy.wait_for(lambda: listener.spans and most_answers_meanwhile() >= 15, "answered on the plain port while a listener waited", 30)
+    assert {answer for *_, answer in plain.spans} <= {(200, "OK"), (503, "event loop hangs\n")}
+
+
+def test_the_plain_port_of_an_only_process_answers_under_load(start_proxy, port):
+    proxy = start_proxy(server={"workers": 1, "health": {"address": f"127.0.0.1:{port}"}})
+    load = clients.h2load(proxy.port, "/hello", version="HTTP/1.1", seconds=5, connections=300)
+    with Checks(lambda: asked(port)) as plain:
+        loaded = load.result()
+    assert loaded.succeeded > 0
+    assert loaded.failed == loaded.errored == loaded.timeout == 0
+    assert len(plain.spans) >= 20
+    assert {answer for *_, answer in plain.spans} == {(200, "OK")}
 
 
 def test_with_a_worker_dead_the_others_are_reason_enough(start_proxy, port):
